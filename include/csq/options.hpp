@@ -1,0 +1,64 @@
+// What a call may choose: mask, lengths, centring, method, threads, workspace.
+#pragma once
+
+#include <optional>
+#include <span>
+
+#include "csq/check.hpp"
+
+namespace csq {
+
+class Workspace;
+
+// direct: O(n·m·d), every score, in tiles.   factored: O(n·d²·dᵥ), through the K⊗V summary.
+// automatic: whichever the cost model expects to be faster; it looks at shapes only.
+enum class Method { automatic, direct, factored };
+
+// The C in CSQ: what is subtracted from q and from k, each head by itself, before the scores.
+//   none              nothing
+//   sequence          the mean over the rows within the length (leaks the future under a causal mask)
+//   prefix            the mean of rows 0..j
+//   prefix_exclusive  the mean of rows 0..j−1 (nothing for the first)
+//   automatic         the mechanism's own: for Csq prefix under a causal mask and sequence otherwise, else none
+enum class Centering { automatic, none, sequence, prefix, prefix_exclusive };
+
+// The call continues an earlier one: prefix means start from `count` rows of mean `mean`.
+struct History {
+  std::span<const Index> count;   // [batch]
+  std::span<const double> mean;   // [batch, heads, dim], contiguous; heads of the queries or of the keys
+};
+
+struct Options {
+  // α of s_ij = α q_i·k_j; unset means 1/√d. Negative or zero is legal. An error for Linear.
+  std::optional<double> scale{};
+
+  // Query i sees keys j ≤ i + (m − n): aligned bottom right, as every decoder does (PyTorch's is_causal aligns top
+  // left; the two agree for n = m).
+  bool causal = false;
+
+  // [batch], empty means all. Keys from key_length on are invisible and enter no mean; query rows from query_length on
+  // give 0 and enter no mean. The causal offset uses n and m, not the lengths: for a cache that is shorter than its
+  // buffer pass a view of what is filled.
+  std::span<const Index> key_length{};
+  std::span<const Index> query_length{};
+
+  Centering centering = Centering::automatic;
+
+  // Only with a prefix centring. Causal prefix centring with n < m needs a query_history.
+  const History* query_history = nullptr;
+  const History* key_history = nullptr;
+
+  Method method = Method::automatic;
+
+  // Tokens per block of the factored form; 0 = tuned. An explicit chunk also switches off the two savings of the causal
+  // scan (rows that see few keys served directly, the last keys not absorbed), so that small tests reach every path.
+  Index chunk = 0;
+
+  // 0 = all; always 1 inside somebody else's parallel region. Results do not depend on it.
+  int threads = 0;
+
+  // Scratch that is kept between calls; without one the call allocates and frees its own.
+  Workspace* workspace = nullptr;
+};
+
+}  // namespace csq

@@ -1,0 +1,148 @@
+// What attention reads and writes: views of somebody else's memory, and one owning matrix type.
+//
+//   Matrix<T>   tokens×dim, row-major Eigen                     one head
+//   Head<T>     tokens×dim view with two strides                one head, not owned
+//   Heads<T>    [batch, heads, tokens, dim] view, four strides  many heads, not owned
+//
+// Strides are in elements and may be anything, so one type serves [B,H,N,D], [B,N,H,D], packed QKV and column-major
+// data; a contiguous last axis is the fast case. Inputs may have zero strides (broadcast); outputs may not overlap
+// themselves.
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "csq/check.hpp"
+
+namespace csq {
+
+template <class T>
+using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+// One head: element (t, a) lies at data[t·token_stride + a·dim_stride].
+template <class T>
+struct Head {
+  T* data = nullptr;
+  Index tokens = 0;
+  Index dim = 0;
+  Index token_stride = 0;
+  Index dim_stride = 1;
+
+  T& operator()(Index token, Index axis) const { return data[token * token_stride + axis * dim_stride]; }
+};
+
+// Many heads. `shape` and `stride` are {batch, heads, tokens, dim}.
+template <class T>
+struct Heads {
+  using Shape = std::array<Index, 4>;
+
+  T* data = nullptr;
+  Shape shape{};
+  Shape stride{};
+
+  Heads() = default;
+
+  // Contiguous [batch, heads, tokens, dim].
+  Heads(T* data_in, Shape shape_in) : data(data_in), shape(shape_in) {
+    stride[3] = 1;
+    for (std::size_t axis = 3; axis-- > 0;)
+      stride[axis] = checked_product(stride[axis + 1], std::max<Index>(shape[axis + 1], 1), "Heads: shape");
+  }
+
+  Heads(T* data_in, Shape shape_in, Shape stride_in) : data(data_in), shape(shape_in), stride(stride_in) {}
+
+  // Heads<float> → Heads<const float>.
+  template <class U>
+    requires(std::is_const_v<T> && std::is_same_v<const U, T> && !std::is_const_v<U>)
+  Heads(const Heads<U>& other) : data(other.data), shape(other.shape), stride(other.stride) {}
+
+  Index batch() const { return shape[0]; }
+  Index heads() const { return shape[1]; }
+  Index tokens() const { return shape[2]; }
+  Index dim() const { return shape[3]; }
+  bool empty() const { return shape[0] == 0 || shape[1] == 0 || shape[2] == 0 || shape[3] == 0; }
+
+  Head<T> head(Index batch_index, Index head_index) const {
+    return {data + batch_index * stride[0] + head_index * stride[1], shape[2], shape[3], stride[2], stride[3]};
+  }
+};
+
+// One head seen in any dense Eigen matrix, map or block: heads_of(m) is [1, 1, rows, columns].
+template <class Derived>
+auto heads_of(Eigen::DenseBase<Derived>& matrix) {
+  using T = std::remove_reference_t<decltype(*matrix.derived().data())>;
+  const Index inner = matrix.derived().innerStride();
+  const Index outer = matrix.derived().outerStride();
+  const Index row = Derived::IsRowMajor ? outer : inner;
+  const Index column = Derived::IsRowMajor ? inner : outer;
+  return Heads<T>(matrix.derived().data(), {1, 1, matrix.rows(), matrix.cols()},
+                  {row * matrix.rows(), row * matrix.rows(), row, column});
+}
+template <class Derived>
+auto heads_of(const Eigen::DenseBase<Derived>& matrix) {
+  using T = const typename Derived::Scalar;
+  const Index inner = matrix.derived().innerStride();
+  const Index outer = matrix.derived().outerStride();
+  const Index row = Derived::IsRowMajor ? outer : inner;
+  const Index column = Derived::IsRowMajor ? inner : outer;
+  return Heads<T>(matrix.derived().data(), {1, 1, matrix.rows(), matrix.cols()},
+                  {row * matrix.rows(), row * matrix.rows(), row, column});
+}
+
+// Sizes are not negative, their product and the furthest element fit in 64 bits, and there is memory where needed.
+template <class T>
+void check_heads(std::string_view name, const Heads<T>& view) {
+  const auto& s = view.shape;
+  for (Index size : s)
+    check(size >= 0, name, ": shape [", s[0], ", ", s[1], ", ", s[2], ", ", s[3], "] has a negative size");
+  Index count = 1;
+  Index span = 0;
+  for (std::size_t axis = 0; axis < 4; ++axis) {
+    count = checked_product(count, s[axis], name);
+    if (s[axis] > 1) {
+      check(view.stride[axis] != INT64_MIN, name, ": a stride overflows a 64-bit size");
+      span = checked_sum(span, checked_product(s[axis] - 1, std::abs(view.stride[axis]), name), name);
+    }
+  }
+  checked_product(checked_sum(span, 1, name), static_cast<Index>(sizeof(T)), name);
+  checked_product(count, static_cast<Index>(sizeof(T)), name);
+  check(view.data != nullptr || view.empty(), name, ": data is null but the shape is [", s[0], ", ", s[1], ", ", s[2],
+        ", ", s[3], "]");
+}
+
+// An output may not write one element twice. Nested strides are recognised at once; what is not nested is enumerated.
+template <class T>
+void check_no_self_overlap(std::string_view name, const Heads<T>& view) {
+  if (view.empty()) return;
+  std::array<std::pair<Index, Index>, 4> axes{};  // |stride|, size
+  for (std::size_t axis = 0; axis < 4; ++axis) axes[axis] = {std::abs(view.stride[axis]), view.shape[axis]};
+  std::sort(axes.begin(), axes.end());
+  Index inner = 0;  // furthest element of the axes seen so far
+  bool nested = true;
+  for (const auto& [stride, size] : axes) {
+    if (size <= 1) continue;
+    check(stride != 0, name, ": an output may not have a zero stride along an axis of size ", size);
+    nested = nested && stride > inner;
+    inner += stride * (size - 1);
+  }
+  if (nested) return;
+  const Index count = view.shape[0] * view.shape[1] * view.shape[2] * view.shape[3];
+  constexpr Index enumerable = Index{1} << 24;
+  check(count <= enumerable, name, ": an output of ", count, " elements needs nested strides");
+  std::vector<Index> offsets;
+  offsets.reserve(static_cast<std::size_t>(count));
+  for (Index b = 0; b < view.shape[0]; ++b)
+    for (Index h = 0; h < view.shape[1]; ++h)
+      for (Index t = 0; t < view.shape[2]; ++t)
+        for (Index a = 0; a < view.shape[3]; ++a)
+          offsets.push_back(b * view.stride[0] + h * view.stride[1] + t * view.stride[2] + a * view.stride[3]);
+  std::sort(offsets.begin(), offsets.end());
+  check(std::adjacent_find(offsets.begin(), offsets.end()) == offsets.end(), name,
+        ": the strides make two elements of the output share memory");
+}
+
+}  // namespace csq

@@ -1,0 +1,62 @@
+// Reusable scratch: a caller that passes one pays no allocation from the second call of the same size on.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+#include "csq/check.hpp"
+
+namespace csq {
+
+inline constexpr std::size_t cache_line = 64;
+
+// Not thread-safe: one workspace serves one call at a time. Grows as needed, never shrinks, contents are undefined.
+class Workspace {
+ public:
+  Workspace() = default;
+
+  // At least `bytes` of memory aligned to a cache line, valid until the next reserve.
+  std::byte* reserve(std::size_t bytes) {
+    if (bytes > bytes_) {
+      memory_.reset();
+      bytes_ = 0;
+      memory_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{cache_line})));
+      bytes_ = bytes;
+    }
+    return memory_.get();
+  }
+
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t{cache_line}); }
+  };
+  std::unique_ptr<std::byte[], Free> memory_;
+  std::size_t bytes_ = 0;
+};
+
+// Hands out aligned pieces of one buffer. With a null base it only counts, so the code that lays scratch out is also
+// the code that says how much is needed.
+class ScratchLayout {
+ public:
+  explicit ScratchLayout(std::byte* base = nullptr) : base_(base) {}
+
+  template <class T>
+  T* take(Index count) {
+    const Index bytes = checked_product(count, static_cast<Index>(sizeof(T)), "workspace");
+    const std::size_t offset = used_;
+    used_ += (static_cast<std::size_t>(bytes) + cache_line - 1) / cache_line * cache_line;
+    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + offset);
+  }
+
+  std::size_t bytes() const { return used_; }
+
+ private:
+  std::byte* base_ = nullptr;
+  std::size_t used_ = 0;
+};
+
+}  // namespace csq
