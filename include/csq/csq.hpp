@@ -1,0 +1,12 @@
+// Everything csq offers.
+#pragma once
+
+#include "csq/attention.hpp"
+#include "csq/check.hpp"
+#include "csq/cost_model.hpp"
+#include "csq/mechanism.hpp"
+#include "csq/options.hpp"
+#include "csq/parallel.hpp"
+#include "csq/tensor.hpp"
+#include "csq/version.hpp"
+#include "csq/workspace.hpp"

@@ -1,0 +1,180 @@
+// Direct attention, O(n·m·(d+dᵥ)): every visible score is computed, in tiles; n×m is never in memory.
+//
+//   o_i = Σ_j w(s_ij) v_j / Σ_j w(s_ij)
+//
+// K and V are packed once per key head and read by all its query heads. A task is one block of queries of one head
+// against all the keys that it sees, in order: with the grid fixed by the shape, results do not depend on threads.
+// Softmax keeps a running maximum per row (Milakov & Gimelshein 2018; Rabe & Staats 2021; Dao et al. 2022).
+// Memory: O(m·(d+dᵥ)) for each key head in flight, O(d+dᵥ) per query of a block. Backward needs the normaliser only.
+#pragma once
+
+#include <limits>
+
+#include "csq/pack.hpp"
+
+namespace csq {
+
+// What one thread needs to serve a block of queries.
+template <class T>
+struct DirectScratch {
+  T* rows = nullptr;
+  double* sums = nullptr;
+  T* query = nullptr;
+  T* weights = nullptr;
+  T* scale = nullptr;
+  T* numerator = nullptr;
+  T* normalizer = nullptr;
+  T* maximum = nullptr;
+
+  static DirectScratch lay_out(ScratchLayout& layout, Index key_dim, Index value_dim) {
+    constexpr Index size = simd::block_tokens<T>;
+    DirectScratch scratch;
+    scratch.rows = layout.template take<T>(RowPacker<T>::scratch_rows(std::max(key_dim, value_dim)));
+    scratch.sums = layout.template take<double>(RowPacker<T>::scratch_sums(key_dim));
+    scratch.query = layout.template take<T>(RowPacker<T>::packed_size(key_dim));
+    scratch.weights = layout.template take<T>(size * size);
+    scratch.scale = layout.template take<T>(size);
+    scratch.numerator = layout.template take<T>(size * simd::padded_columns<T>(value_dim));
+    scratch.normalizer = layout.template take<T>(size);
+    scratch.maximum = layout.template take<T>(size);
+    return scratch;
+  }
+
+  void clear_sums(Index value_dim) const {
+    constexpr Index size = simd::block_tokens<T>;
+    std::fill_n(numerator, size * simd::padded_columns<T>(value_dim), T(0));
+    std::fill_n(normalizer, size, T(0));
+    std::fill_n(maximum, size, -std::numeric_limits<T>::infinity());
+  }
+};
+
+// One packed block of keys and values, and where it starts.
+template <class T>
+struct KeyBlock {
+  const T* key = nullptr;
+  const T* values = nullptr;
+  Index first = 0;
+  Index count = 0;
+};
+
+// Adds the visible part of a block of keys to a block of queries: `seen` keys of the sequence are visible to its first
+// query, one more to each next one under a causal mask.
+template <class T>
+void serve_directly(const Problem<T>& problem, const simd::KernelWeight& weight, const DirectScratch<T>& scratch,
+                    const T* query, Index queries, Index offset_position, const KeyBlock<T>& keys) {
+  simd::DirectBlock<T> block;
+  block.query = query;
+  block.key = keys.key;
+  block.values = keys.values;
+  block.queries = queries;
+  block.keys = keys.count;
+  block.dim = problem.key_dim();
+  block.value_stride = simd::padded_columns<T>(problem.value_dim());
+  block.diagonal = problem.causal ? offset_position + 1 - keys.first : keys.count;
+  block.weight = weight;
+  block.weights = scratch.weights;
+  block.scale = scratch.scale;
+  block.numerator = scratch.numerator;
+  block.normalizer = scratch.normalizer;
+  block.maximum = scratch.maximum;
+  if (keys.count > 0 && block.diagonal + queries > 1) simd::kernels<T>().direct(block);
+}
+
+// Scratch of a direct call: packers and packed keys of the heads in flight, and a set for each thread.
+template <class T>
+struct DirectLayout {
+  Index heads = 0;  // key heads in flight
+  Index key_blocks = 0;
+  Packers<T> packers;
+  T* keys = nullptr;    // [heads][key_blocks][packed]
+  T* values = nullptr;  // [heads][key_blocks][B][value stride]
+  DirectScratch<T>* threads = nullptr;
+
+  static Index value_block_size(Index value_dim) {
+    return simd::block_tokens<T> * simd::padded_columns<T>(value_dim);
+  }
+
+  static DirectLayout lay_out(ScratchLayout& layout, const Problem<T>& problem) {
+    constexpr Index in_flight_bytes = Index{8} << 20;  // enough heads at a time to feed every thread, but no more than this
+    DirectLayout result;
+    result.key_blocks = block_count(problem.keys(), simd::block_tokens<T>);
+    const Index key_size = checked_product(result.key_blocks, RowPacker<T>::packed_size(problem.key_dim()), "workspace");
+    const Index value_size = checked_product(result.key_blocks, value_block_size(problem.value_dim()), "workspace");
+    const Index head_bytes = checked_product(checked_sum(key_size, value_size, "workspace"), sizeof(T), "workspace");
+    const Index wanted = std::max<Index>(problem.threads, in_flight_bytes / std::max<Index>(head_bytes, 1));
+    result.heads = std::max<Index>(1, std::min(problem.key_heads(), wanted));
+    result.packers = Packers<T>::lay_out(layout, problem, result.heads);
+    result.keys = layout.template take<T>(checked_product(result.heads, key_size, "workspace"));
+    result.values = layout.template take<T>(checked_product(result.heads, value_size, "workspace"));
+    result.threads = layout.template take<DirectScratch<T>>(problem.threads);
+    const bool counting = result.threads == nullptr;
+    for (int thread = 0; thread < problem.threads; ++thread) {
+      const auto scratch = DirectScratch<T>::lay_out(layout, problem.key_dim(), problem.value_dim());
+      if (!counting) result.threads[thread] = scratch;
+    }
+    return result;
+  }
+};
+
+// Packs block `index` of the keys and values of one key head.
+template <class T>
+void pack_keys(const Problem<T>& problem, const RowPacker<T>& packer, Index batch, Index key_head, Index first, Index count,
+               const DirectScratch<T>& scratch, T* key, T* values) {
+  packer.pack(first, count, scratch.rows, scratch.sums, key);
+  const Head<const T> value = problem.value.head(batch, key_head);
+  simd::kernels<T>().pack_values(rows_of(value, first, count), simd::padded_columns<T>(value.dim), values);
+}
+
+template <class T>
+void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
+  constexpr Index size = simd::block_tokens<T>;
+  const simd::KernelWeight weight = kernel_weight(problem.weight);
+  const Index group = problem.group();
+  const Index query_blocks = block_count(problem.queries(), size);
+  const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
+  const Index value_size = DirectLayout<T>::value_block_size(problem.value_dim());
+
+  for (Index first_head = 0; first_head < problem.key_heads(); first_head += scratch.heads) {
+    const Index heads = std::min(scratch.heads, problem.key_heads() - first_head);
+    scratch.packers.bind(problem, first_head, heads);
+
+    parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
+      const Index h = task / scratch.key_blocks;
+      const Index first = task % scratch.key_blocks * size;
+      const Index count = std::min(size, scratch.packers.key[h].length - first);
+      if (count <= 0) return;
+      pack_keys(problem, scratch.packers.key[h], (first_head + h) / problem.key.heads(),
+                (first_head + h) % problem.key.heads(), first, count, scratch.threads[thread],
+                scratch.keys + task * key_size, scratch.values + task * value_size);
+    });
+
+    parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {
+      // The last blocks see the most keys under a causal mask: first come, so that no thread is left with one at the end.
+      const Index block = query_blocks - 1 - task / (heads * group);
+      const Index h = task % (heads * group) / group;
+      const Index g = task % group;
+      const Index batch = (first_head + h) / problem.key.heads();
+      const Index head = (first_head + h) % problem.key.heads() * group + g;
+      const RowPacker<T>& packer = scratch.packers.query[h * group + g];
+      const DirectScratch<T>& mine = scratch.threads[thread];
+      const Index first = block * size;
+      const Index rows = std::min(size, problem.queries() - first);
+      const Index queries = std::clamp<Index>(packer.length - first, 0, rows);
+      mine.clear_sums(problem.value_dim());
+      if (queries > 0) {
+        packer.pack(first, queries, mine.rows, mine.sums, mine.query);
+        const Index seen = problem.keys_seen(first + queries - 1, scratch.packers.key[h].length);
+        for (Index key = 0; key * size < seen; ++key) {
+          const Index index = h * scratch.key_blocks + key;
+          serve_directly(problem, weight, mine, mine.query, queries, first + problem.offset(),
+                         {scratch.keys + index * key_size, scratch.values + index * value_size, key * size,
+                          std::min(size, scratch.packers.key[h].length - key * size)});
+        }
+      }
+      write_rows(problem, simd::kernels<T>(), batch, head, first, rows, mine.numerator, mine.normalizer, mine.maximum);
+      // Rows past the query length, and rows that see nothing, are zero with an empty sum already.
+    });
+  }
+}
+
+}  // namespace csq

@@ -1,0 +1,267 @@
+// One block of queries against one block of keys: scores, weights, weights·values. Queries in lanes, so maxima and sums
+// over keys are vertical; invisible pairs enter nothing, not even as 0·NaN.
+
+// The keys that a column of lanes sees: key j is visible to lane i when j < i + diagonal.
+template <class T>
+struct Mask {
+  using Number = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  Integers<T> visible;  // keys visible to each lane
+
+  CSQ_INLINE Mask(Index first_lane, Index diagonal) {
+    alignas(64) Number numbers[lanes<T>];
+    for (Index lane = 0; lane < lanes<T>; ++lane) numbers[lane] = static_cast<Number>(first_lane + lane + diagonal);
+    __builtin_memcpy(&visible, numbers, sizeof visible);
+  }
+  CSQ_INLINE void sees(Index key, Integers<T>& result) const { result = visible > static_cast<Number>(key); }
+};
+
+// The running maximum of a row moves only when it must rise by more than this (in units of ln 2): until then weights
+// are relative to the old one, at most 2^8, and the numerators need no rescaling.
+constexpr int maximum_slack = 8;
+
+// Scores of one column of lanes → weights 2^(s − maximum), with the row statistics. True when a numerator must be scaled.
+template <class T, bool Masked>
+bool exponential_weights(const DirectBlock<T>& block, Index lane) {
+  constexpr Index stride = block_tokens<T>;
+  constexpr T infinity = static_cast<T>(__builtin_inf());
+  const Mask<T> mask(lane, block.diagonal);
+  Integers<T> sees;
+  T* column = block.weights + lane;
+
+  Vector<T> highest[4];
+  for (auto& value : highest) broadcast<T>(-infinity, value);
+  const Vector<T> never = highest[0];
+  for (Index key = 0; key < block.keys;) {
+    const bool four = key + 4 <= block.keys;
+    CSQ_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      Vector<T> score;
+      load<T>(column + (four ? key + k : key) * stride, score);  // the last few keys: one at a time, seen four times
+      if constexpr (Masked) {
+        mask.sees(four ? key + k : key, sees);
+        score = sees ? score : never;
+      }
+      highest[k] = score > highest[k] ? score : highest[k];
+    }
+    key += four ? 4 : 1;
+  }
+  highest[0] = highest[1] > highest[0] ? highest[1] : highest[0];
+  highest[2] = highest[3] > highest[2] ? highest[3] : highest[2];
+  highest[0] = highest[2] > highest[0] ? highest[2] : highest[0];
+
+  Vector<T> old, total;
+  load<T>(block.maximum + lane, old);
+  load<T>(block.normalizer + lane, total);
+  const Integers<T> rises = highest[0] > old + static_cast<T>(maximum_slack);
+  const Vector<T> maximum = rises ? highest[0] : old;
+  Vector<T> scale = old - maximum;
+  exp2_in_place(scale);
+  Vector<T> one;
+  broadcast<T>(1, one);
+  scale = rises ? scale : one;  // also where both are −∞
+  store<T>(block.maximum + lane, maximum);
+  store<T>(block.scale + lane, scale);
+
+  Vector<T> sum = {};
+  for (Index key = 0; key < block.keys; ++key) {
+    Vector<T> weight;
+    load<T>(column + key * stride, weight);
+    weight -= maximum;
+    exp2_in_place(weight);
+    if constexpr (Masked) {
+      mask.sees(key, sees);
+      weight = sees ? weight : Vector<T>{};
+    }
+    store<T>(column + key * stride, weight);
+    sum += weight;
+  }
+  total = total * scale + sum;
+  store<T>(block.normalizer + lane, total);
+  bool any = false;
+  for (Index i = 0; i < lanes<T>; ++i) any = any || rises[i] != 0;
+  return any;
+}
+
+template <class T>
+CSQ_INLINE void evaluate_quadratic(const KernelWeight& weight, Vector<T>& score) {
+  const Vector<T> t = score + static_cast<T>(weight.offset);
+  score = (t * static_cast<T>(weight.c2) + static_cast<T>(weight.c1)) * t + static_cast<T>(weight.c0);
+}
+template <class T>
+CSQ_INLINE void evaluate_power_series(const KernelWeight& weight, Vector<T>& score) {
+  Vector<T> value = {};
+  for (Index t = weight.coefficient_count - 1; t >= 0; --t) value = value * score + static_cast<T>(weight.coefficients[t]);
+  score = value;
+}
+// Clenshaw's recurrence, then the square.
+template <class T>
+CSQ_INLINE void evaluate_chebyshev_square(const KernelWeight& weight, Vector<T>& score) {
+  const Vector<T> x = score * static_cast<T>(1 / weight.radius);
+  const Vector<T> twice = x + x;
+  Vector<T> next = {}, after = {};
+  for (Index t = weight.coefficient_count - 1; t > 0; --t) {
+    const Vector<T> current = twice * next - after + static_cast<T>(weight.coefficients[t]);
+    after = next;
+    next = current;
+  }
+  const Vector<T> root = x * next - after + static_cast<T>(weight.coefficients[0]);
+  score = root * root + static_cast<T>(weight.floor);
+}
+
+template <class T, bool Masked, KernelWeight::Kind Kind>
+void polynomial_weights(const DirectBlock<T>& block, Index lane) {
+  constexpr Index stride = block_tokens<T>;
+  const Mask<T> mask(lane, block.diagonal);
+  T* column = block.weights + lane;
+  Vector<T> sum = {};
+  for (Index key = 0; key < block.keys; ++key) {
+    Vector<T> weight;
+    load<T>(column + key * stride, weight);
+    if constexpr (Kind == KernelWeight::Kind::quadratic) evaluate_quadratic<T>(block.weight, weight);
+    if constexpr (Kind == KernelWeight::Kind::power_series) evaluate_power_series<T>(block.weight, weight);
+    if constexpr (Kind == KernelWeight::Kind::chebyshev_square) evaluate_chebyshev_square<T>(block.weight, weight);
+    if constexpr (Masked) {
+      Integers<T> sees;
+      mask.sees(key, sees);
+      weight = sees ? weight : Vector<T>{};
+    }
+    store<T>(column + key * stride, weight);
+    sum += weight;
+  }
+  Vector<T> total;
+  load<T>(block.normalizer + lane, total);
+  total += sum;
+  store<T>(block.normalizer + lane, total);
+}
+
+template <class T, bool Masked>
+CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane) {
+  using Kind = KernelWeight::Kind;
+  switch (block.weight.kind) {
+    case Kind::exponential: return exponential_weights<T, Masked>(block, lane);
+    case Kind::quadratic: polynomial_weights<T, Masked, Kind::quadratic>(block, lane); break;
+    case Kind::power_series: polynomial_weights<T, Masked, Kind::power_series>(block, lane); break;
+    case Kind::chebyshev_square: polynomial_weights<T, Masked, Kind::chebyshev_square>(block, lane); break;
+  }
+  return false;
+}
+
+template <class T>
+CSQ_INLINE void scale_row(T factor, Index length, T* row) {
+  for (Index column = 0; column < length; column += lanes<T>) {
+    Vector<T> value;
+    load<T>(row + column, value);
+    value *= factor;
+    store<T>(row + column, value);
+  }
+}
+
+template <class T>
+CSQ_INLINE Index visible_keys(const DirectBlock<T>& block, Index query) {
+  const Index count = query + block.diagonal;
+  return count < 0 ? 0 : count < block.keys ? count : block.keys;
+}
+
+// numerator += weights·values where the mask cuts through the tile: full tiles over the keys that all its rows see, then
+// each row by itself over what only it sees.
+template <class T, int Columns>
+void masked_strip(const DirectBlock<T>& block, Index column) {
+  constexpr int height = tile_rows<Columns>;
+  constexpr Index stride = block_tokens<T>;
+  const T* values = block.values + column;
+  for (Index first = 0; first < block.queries; first += height) {
+    const Index common = visible_keys(block, first);
+    T* rows = block.numerator + first * block.value_stride + column;
+    tile<T, height, Columns, true>(common, block.weights + first, values, block.value_stride, rows, block.value_stride,
+                                   true);
+    for (Index row = 1; row < height && first + row < block.queries; ++row) {
+      const Index rest = visible_keys(block, first + row) - common;
+      if (rest > 0)
+        tile<T, 1, Columns, true>(rest, block.weights + common * stride + first + row,
+                                  values + common * block.value_stride, block.value_stride,
+                                  rows + row * block.value_stride, block.value_stride, true);
+    }
+  }
+}
+
+template <class T>
+CSQ_INLINE void masked_product(const DirectBlock<T>& block) {
+  const Index vectors = block.value_stride / lanes<T>;
+  for (Index done = 0; done < vectors;) {
+    const Index width = next_width(vectors - done);
+    const Index column = done * lanes<T>;
+    if constexpr (widest_tile >= 4) {
+      if (width == 4) masked_strip<T, 4>(block, column);
+      if (width == 3) masked_strip<T, 3>(block, column);
+    }
+    if (width == 2) masked_strip<T, 2>(block, column);
+    if (width == 1) masked_strip<T, 1>(block, column);
+    done += width;
+  }
+}
+
+template <class T>
+void direct(const DirectBlock<T>& block) {
+  constexpr Index stride = block_tokens<T>;
+  const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
+  const bool masked = block.diagonal < block.keys;
+  bool scaled = false;
+  // A few lanes at a time: their scores stay in the first-level cache until they are weights.
+  for (Index done = 0; done < vectors;) {
+    const Index width = next_width(vectors - done);
+    const Index lane = done * lanes<T>;
+    product<T, true>(block.keys, width, block.dim, block.key, block.query + lane, stride, block.weights + lane, stride,
+                     false);
+    for (Index v = 0; v < width; ++v) {
+      const Index column = lane + v * lanes<T>;
+      const bool any = masked ? weights_of_lanes<T, true>(block, column) : weights_of_lanes<T, false>(block, column);
+      scaled = scaled || any;
+    }
+    done += width;
+  }
+  if (scaled)
+    for (Index query = 0; query < block.queries; ++query)
+      if (block.scale[query] != 1)
+        scale_row<T>(block.scale[query], block.value_stride, block.numerator + query * block.value_stride);
+  if (masked)
+    masked_product(block);
+  else
+    product<T, true>(block.queries, block.value_stride / lanes<T>, block.keys, block.weights, block.values,
+                     block.value_stride, block.numerator, block.value_stride, true);
+}
+
+template <class T>
+void divide(const DivideRows<T>& rows) {
+  for (Index token = 0; token < rows.tokens; ++token) {
+    const T normalizer = rows.normalizer[token];
+    const T* from = rows.numerator + token * rows.value_stride;
+    T* to = rows.output + token * rows.token_stride;
+    Index column = 0;
+    if (normalizer > 0 && normalizer < static_cast<T>(__builtin_inf())) {
+      const T reciprocal = 1 / normalizer;
+      if (rows.dim_stride == 1 && reciprocal <= static_cast<T>(1e30)) {
+        for (; column + lanes<T> <= rows.dim; column += lanes<T>) {
+          Vector<T> value;
+          load<T>(from + column, value);
+          value *= reciprocal;
+          store<T>(to + column, value);
+        }
+      }
+      for (; column < rows.dim; ++column) to[column * rows.dim_stride] = from[column] / normalizer;
+    } else {
+      const T value = normalizer == 0 ? 0 : static_cast<T>(__builtin_nan(""));
+      for (; column < rows.dim; ++column) to[column * rows.dim_stride] = value;
+    }
+  }
+}
+
+template <class T>
+void add(Index count, const T* from, T* to) {
+  for (Index cell = 0; cell < count; cell += lanes<T>) {
+    Vector<T> x, y;
+    load<T>(from + cell, x);
+    load<T>(to + cell, y);
+    y += x;
+    store<T>(to + cell, y);
+  }
+}

@@ -1,0 +1,165 @@
+// Absorb and read: feature panels made in cache, a few rows at a time, and consumed at once by the register tile.
+
+// Position of feature f among the pairs: the first index a, and where a's run [a, dim) starts.
+struct PairPosition {
+  Index a = 0;
+  Index run_start = 0;
+};
+CSQ_INLINE PairPosition find_pair(const FeatureMap& map, Index feature) {
+  PairPosition position;
+  while (position.run_start + map.dim - position.a <= feature) {
+    position.run_start += map.dim - position.a;
+    ++position.a;
+  }
+  return position;
+}
+
+// The two packed rows whose product is feature f; x_a alone is x_a times the row of ones.
+template <class T>
+struct FeatureRows {
+  const T* left;
+  const T* right;
+};
+
+// Calls visit(feature, left row, right row, degree) for each feature in [first, last). A plain loop over runs: finding
+// (a, b) anew for each feature would cost more than the feature.
+template <class T, class Visitor>
+CSQ_INLINE void for_each_feature(const FeatureMap& map, const T* packed, Index first, Index last,
+                                 const Visitor& visitor) {
+  constexpr Index stride = block_tokens<T>;
+  const T* ones = packed + map.dim * stride;
+  const Index pairs = map.pair_count();
+  Index feature = first;
+  if (feature < pairs) {
+    PairPosition position = find_pair(map, feature);
+    while (feature < last && feature < pairs) {
+      const Index run_end = position.run_start + map.dim - position.a;
+      const Index stop = run_end < last ? run_end : last;
+      const T* left = packed + position.a * stride;
+      for (; feature < stop; ++feature) {
+        const Index b = position.a + feature - position.run_start;
+        visitor.pair(feature, left, packed + b * stride, b == position.a);
+      }
+      position.run_start = run_end;
+      ++position.a;
+    }
+  }
+  const Index linear_end = pairs + (map.linear ? map.dim : 0);
+  for (; feature < last && feature < linear_end; ++feature) visitor.linear(feature, packed + (feature - pairs) * stride);
+  for (; feature < last; ++feature) visitor.constant(feature, ones);
+}
+
+// Panel rows for absorb, each with its sum over tokens.
+template <class T>
+struct AbsorbPanel {
+  Index first;
+  Index length;  // tokens rounded up to whole vectors
+  T* panel;
+  T* normalizer;
+
+  CSQ_INLINE void pair(Index feature, const T* left, const T* right, bool) const {
+    T* row = panel + (feature - first) * block_tokens<T>;
+    Vector<T> sum = {};
+    for (Index token = 0; token < length; token += lanes<T>) {
+      Vector<T> x, y;
+      load<T>(left + token, x);
+      load<T>(right + token, y);
+      x *= y;
+      store<T>(row + token, x);
+      sum += x;
+    }
+    normalizer[feature - first] += sum_of_lanes<T>(sum);
+  }
+  CSQ_INLINE void linear(Index feature, const T* only) const {
+    T* row = panel + (feature - first) * block_tokens<T>;
+    Vector<T> sum = {};
+    for (Index token = 0; token < length; token += lanes<T>) {
+      Vector<T> x;
+      load<T>(only + token, x);
+      store<T>(row + token, x);
+      sum += x;
+    }
+    normalizer[feature - first] += sum_of_lanes<T>(sum);
+  }
+  CSQ_INLINE void constant(Index feature, const T* ones) const { linear(feature, ones); }
+};
+
+template <class T>
+void absorb(const AbsorbBlock<T>& block) {
+  const Index vectors = block.value_stride / lanes<T>;
+  const Index length = (block.tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
+  for (Index first = block.first; first < block.last; first += absorb_panel) {
+    const Index last = first + absorb_panel < block.last ? first + absorb_panel : block.last;
+    const AbsorbPanel<T> panel{first, length, block.panel, block.normalizer + (first - block.first)};
+    for_each_feature(block.map, block.packed, first, last, panel);
+    product<T, false>(last - first, vectors, block.tokens, block.panel, block.values, block.value_stride,
+                      block.summary + (first - block.first) * block.value_stride, block.value_stride, true);
+  }
+}
+
+// Panel rows for read, in strips of Width vectors of tokens, so that the normaliser's sums stay in registers.
+template <class T, int Width>
+struct ReadPanel {
+  Index first;
+  T* panel;
+  const T* normalizer;
+  FeatureCoefficients<T> coefficients;
+  Vector<T>* sum;
+
+  CSQ_INLINE void put(Index feature, const T* left, const T* right, T coefficient) const {
+    T* row = panel + (feature - first) * block_tokens<T>;
+    const T weight = normalizer[feature - first];
+    CSQ_UNROLL
+    for (int v = 0; v < Width; ++v) {
+      Vector<T> x, y;
+      load<T>(left + v * lanes<T>, x);
+      load<T>(right + v * lanes<T>, y);
+      x = x * y * coefficient;
+      store<T>(row + v * lanes<T>, x);
+      sum[v] += x * weight;
+    }
+  }
+  CSQ_INLINE void pair(Index feature, const T* left, const T* right, bool diagonal) const {
+    put(feature, left, right, diagonal ? coefficients.diagonal : coefficients.pair);
+  }
+  CSQ_INLINE void single(Index feature, const T* only, T coefficient) const {
+    T* row = panel + (feature - first) * block_tokens<T>;
+    const T weight = normalizer[feature - first];
+    CSQ_UNROLL
+    for (int v = 0; v < Width; ++v) {
+      Vector<T> x;
+      load<T>(only + v * lanes<T>, x);
+      x *= coefficient;
+      store<T>(row + v * lanes<T>, x);
+      sum[v] += x * weight;
+    }
+  }
+  CSQ_INLINE void linear(Index feature, const T* only) const { single(feature, only, coefficients.linear); }
+  CSQ_INLINE void constant(Index feature, const T* ones) const { single(feature, ones, coefficients.constant); }
+};
+
+template <class T, int Width>
+CSQ_INLINE void read_strip(const ReadBlock<T>& block, Index first, Index last, Index token) {
+  Vector<T> sum[Width];
+  CSQ_UNROLL
+  for (int v = 0; v < Width; ++v) load<T>(block.normalizer_rows + token + v * lanes<T>, sum[v]);
+  const ReadPanel<T, Width> panel{first, block.panel + token, block.normalizer + (first - block.first),
+                                  block.coefficients, sum};
+  for_each_feature(block.map, block.packed + token, first, last, panel);
+  CSQ_UNROLL
+  for (int v = 0; v < Width; ++v) store<T>(block.normalizer_rows + token + v * lanes<T>, sum[v]);
+}
+
+template <class T>
+void read(const ReadBlock<T>& block) {
+  const Index vectors = block.value_stride / lanes<T>;
+  for (Index first = block.first; first < block.last; first += read_panel) {
+    const Index last = first + read_panel < block.last ? first + read_panel : block.last;
+    Index token = 0;
+    for (; token + 3 * lanes<T> <= block.tokens; token += 3 * lanes<T>) read_strip<T, 3>(block, first, last, token);
+    for (; token < block.tokens; token += lanes<T>) read_strip<T, 1>(block, first, last, token);
+    product<T, true>(block.tokens, vectors, last - first, block.panel,
+                     block.summary + (first - block.first) * block.value_stride, block.value_stride, block.numerator,
+                     block.value_stride, true);
+  }
+}

@@ -1,0 +1,18 @@
+// The kernels, written once. Included once per instruction set, inside a target region and a namespace of its own, by a
+// file that defines vector_bytes, accumulator_vectors (registers of the tile), widest_tile and the panel heights.
+// No Eigen and no standard algorithm in here: they would be compiled for the unit's flags, not for the region's.
+
+#include "csq/simd/vector.inl"
+#include "csq/simd/tile.inl"
+#include "csq/simd/exponential.inl"
+#include "csq/simd/pack.inl"
+#include "csq/simd/features.inl"
+#include "csq/simd/direct.inl"
+
+template <class T>
+inline constexpr KernelSet<T> kernel_set = {
+    set_name, add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, divide<T>, add<T>,
+};
+
+#undef CSQ_INLINE
+#undef CSQ_UNROLL

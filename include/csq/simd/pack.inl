@@ -1,0 +1,167 @@
+// From the caller's rows to packed blocks, and sums over rows: strides, centring, scale and φ are dealt with here.
+
+template <class T, Index... Lane>
+CSQ_INLINE void interleave(const Vector<T>& first, const Vector<T>& second, Vector<T>& low, Vector<T>& high,
+                           std::integer_sequence<Index, Lane...>) {
+  low = __builtin_shufflevector(first, second, (Lane / 2 + Lane % 2 * lanes<T>)...);
+  high = __builtin_shufflevector(first, second, ((lanes<T> + Lane) / 2 + Lane % 2 * lanes<T>)...);
+}
+
+// target[column][row] = source[row][column] for a square of lanes×lanes: log2(lanes) perfect shuffles of the rows.
+template <class T>
+CSQ_INLINE void transpose_square(const T* source, Index source_stride, T* target, Index target_stride) {
+  constexpr int size = static_cast<int>(lanes<T>);
+  using All = std::make_integer_sequence<Index, lanes<T>>;
+  Vector<T> rows[size], next[size];
+  CSQ_UNROLL
+  for (int row = 0; row < size; ++row) load<T>(source + row * source_stride, rows[row]);
+  CSQ_UNROLL
+  for (int step = 1; step < size; step *= 2) {
+    CSQ_UNROLL
+    for (int row = 0; row < size / 2; ++row)
+      interleave<T>(rows[row], rows[row + size / 2], next[2 * row], next[2 * row + 1], All{});
+    CSQ_UNROLL
+    for (int row = 0; row < size; ++row) rows[row] = next[row];
+  }
+  CSQ_UNROLL
+  for (int row = 0; row < size; ++row) store<T>(target + row * target_stride, rows[row]);
+}
+
+// rows[t] ← source row t, columns past the dimension zero.
+template <class T>
+void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
+  for (Index token = 0; token < source.tokens; ++token) {
+    const T* from = source.data + token * source.token_stride;
+    T* to = rows + token * row_stride;
+    Index column = 0;
+    if (source.dim_stride == 1) {
+      for (; column + lanes<T> <= source.dim; column += lanes<T>) {
+        Vector<T> value;
+        load<T>(from + column, value);
+        store<T>(to + column, value);
+      }
+    }
+    for (; column < source.dim; ++column) to[column] = from[column * source.dim_stride];
+    for (; column < row_stride; ++column) to[column] = 0;
+  }
+}
+
+template <class T>
+CSQ_INLINE void load_as_double(const T* memory, Doubles& vector) {
+  const typename Lanes<T>::Narrow narrow = *reinterpret_cast<const typename Lanes<T>::NarrowUnaligned*>(memory);
+  if constexpr (sizeof(T) == sizeof(double))
+    vector = narrow;
+  else
+    vector = __builtin_convertvector(narrow, Doubles);
+}
+template <class T>
+CSQ_INLINE void store_from_double(T* memory, const Doubles& vector) {
+  if constexpr (sizeof(T) == sizeof(double))
+    *reinterpret_cast<typename Lanes<T>::NarrowUnaligned*>(memory) = vector;
+  else
+    *reinterpret_cast<typename Lanes<T>::NarrowUnaligned*>(memory) =
+        __builtin_convertvector(vector, typename Lanes<T>::Narrow);
+}
+
+// rows ← factor·(rows − mean), means and differences in double and rounded once: a float running mean loses 1e-4 at
+// 4096 tokens when the offset is 100 times the spread.
+template <class T>
+void center_rows(const PackBlock<T>& block, Index row_stride) {
+  constexpr Index step = lanes<double>;
+  double reciprocal[block_tokens<T>];
+  for (Index token = 0; token < block.source.tokens; ++token) {
+    const double count = block.running_count + static_cast<double>(token) + (block.exclusive ? 0 : 1);
+    reciprocal[token] = count > 0 ? 1 / count : 0;
+  }
+  for (Index column = 0; column < block.source.dim; column += step) {
+    Doubles sum = {}, mean = {};
+    if (block.running_sum != nullptr) load<double>(block.running_sum + column, sum);
+    if (block.mean != nullptr) load<double>(block.mean + column, mean);
+    T* cell = block.rows + column;
+    for (Index token = 0; token < block.source.tokens; ++token, cell += row_stride) {
+      Doubles x;
+      load_as_double<T>(cell, x);
+      if (block.running_sum != nullptr) {
+        const Doubles through = sum + x;
+        mean = (block.exclusive ? sum : through) * reciprocal[token];
+        sum = through;
+      }
+      x = (x - mean) * block.factor;
+      store_from_double<T>(cell, x);
+    }
+    if (block.running_sum != nullptr) store<double>(block.running_sum + column, sum);
+  }
+}
+
+template <class T>
+void pack(const PackBlock<T>& block) {
+  constexpr Index stride = block_tokens<T>;
+  const Index tokens = block.source.tokens;
+  const Index dim = block.source.dim;
+  const Index row_stride = padded_columns<T>(dim);
+  copy_rows(block.source, row_stride, block.rows);
+  if (block.mean != nullptr || block.running_sum != nullptr || block.factor != 1) center_rows(block, row_stride);
+  if (block.elu) {
+    for (Index index = 0; index < tokens * row_stride; index += lanes<T>) {
+      Vector<T> x;
+      load<T>(block.rows + index, x);
+      elu_plus_one<T>(x);
+      store<T>(block.rows + index, x);
+    }
+  }
+  // Past the last token the packed rows must be zero; zero rows of the source make them so, up to a whole square.
+  const Index padded_tokens = (tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
+  for (Index index = tokens * row_stride; index < padded_tokens * row_stride; ++index) block.rows[index] = 0;
+  for (Index column = 0; column < dim; column += lanes<T>) {
+    const bool whole = column + lanes<T> <= dim;
+    for (Index token = 0; token < padded_tokens; token += lanes<T>) {
+      const T* square = block.rows + token * row_stride + column;
+      if (whole) {
+        transpose_square<T>(square, row_stride, block.packed + column * stride + token, stride);
+      } else {
+        alignas(64) T corner[lanes<T> * lanes<T>];
+        transpose_square<T>(square, row_stride, corner, lanes<T>);
+        for (Index row = column; row < dim; ++row) {
+          Vector<T> value;
+          load<T>(corner + (row - column) * lanes<T>, value);
+          store<T>(block.packed + row * stride + token, value);
+        }
+      }
+    }
+  }
+  T* ones = block.packed + dim * stride;
+  for (Index token = 0; token < stride; ++token) ones[token] = token < tokens ? 1 : 0;
+  for (Index row = 0; row < dim; ++row)
+    for (Index token = padded_tokens; token < stride; ++token) block.packed[row * stride + token] = 0;
+}
+
+template <class T>
+void pack_values(const Source<T>& source, Index value_stride, T* values) {
+  copy_rows(source, value_stride, values);
+}
+
+template <class T>
+void add_rows(const Source<T>& source, double* sum) {
+  Index column = 0;
+  if (source.dim_stride == 1) {
+    for (; column + lanes<double> <= source.dim; column += lanes<double>) {
+      Doubles total = {};
+      const T* cell = source.data + column;
+      for (Index token = 0; token < source.tokens; ++token, cell += source.token_stride) {
+        Doubles x;
+        load_as_double<T>(cell, x);
+        total += x;
+      }
+      Doubles old;
+      load<double>(sum + column, old);
+      old += total;
+      store<double>(sum + column, old);
+    }
+  }
+  for (; column < source.dim; ++column) {
+    double total = 0;
+    for (Index token = 0; token < source.tokens; ++token)
+      total += static_cast<double>(source.data[token * source.token_stride + column * source.dim_stride]);
+    sum[column] += total;
+  }
+}

@@ -1,0 +1,83 @@
+// The register tile that carries every product: C += Aᵀ·B with a block of C held in registers.
+//
+// B and C are row-major, columns in lanes. A is a packed array with rows of block_tokens; DepthMajor says which of its
+// axes is the depth: true, A[depth][row] (scores, read, weights·values); false, A[row][depth] (absorb).
+// Rows·Columns = accumulator_vectors keeps both FMA ports busy: per depth step AVX-512 issues 24 FMAs for 4 loads of B
+// and 6 broadcasts of A (6×64), or 3 and 8 (8×48). Sums start from zero and are added to C once at the end: one
+// rounding against the large total per block, not per product.
+
+template <class T, int Rows, int Columns, bool DepthMajor>
+CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, Index c_stride, bool accumulate) {
+  constexpr Index stride = block_tokens<T>;
+  Vector<T> sum[Rows][Columns] = {};
+  for (Index k = 0; k < depth; ++k) {
+    Vector<T> b_row[Columns];
+    CSQ_UNROLL
+    for (int column = 0; column < Columns; ++column) load<T>(b + column * lanes<T>, b_row[column]);
+    CSQ_UNROLL
+    for (int row = 0; row < Rows; ++row) {
+      const T value = a[DepthMajor ? row : row * stride];
+      CSQ_UNROLL
+      for (int column = 0; column < Columns; ++column) sum[row][column] += b_row[column] * value;
+    }
+    a += DepthMajor ? stride : 1;
+    b += b_stride;
+  }
+  CSQ_UNROLL
+  for (int row = 0; row < Rows; ++row) {
+    CSQ_UNROLL
+    for (int column = 0; column < Columns; ++column) {
+      T* target = c + row * c_stride + column * lanes<T>;
+      if (accumulate) {
+        Vector<T> old;
+        load<T>(target, old);
+        sum[row][column] += old;
+      }
+      store<T>(target, sum[row][column]);
+    }
+  }
+}
+
+template <int Columns>
+constexpr int tile_rows = accumulator_vectors / Columns;
+
+// Widths that cover `vectors` columns: threes where they divide, so that 9 is 3+3+3 rather than 4+4+1.
+CSQ_INLINE Index next_width(Index vectors) {
+  if constexpr (widest_tile >= 4) {
+    if (vectors % 3 == 0) return 3;
+    return vectors < 4 ? vectors : 4;
+  } else {
+    return vectors < widest_tile ? vectors : widest_tile;
+  }
+}
+
+// C[rows][columns] (+)= Aᵀ·B for one strip of columns. Rows are rounded up to the tile's, so A and C must be padded.
+template <class T, int Columns, bool DepthMajor>
+void strip(Index rows, Index depth, const T* a, const T* b, Index b_stride, T* c, Index c_stride, bool accumulate) {
+  constexpr int height = tile_rows<Columns>;
+  constexpr Index a_step = DepthMajor ? 1 : block_tokens<T>;
+  Index row = 0;
+  for (; row + height / 2 < rows; row += height)
+    tile<T, height, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride, accumulate);
+  if (row < rows)
+    tile<T, height / 2, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride,
+                                             accumulate);
+}
+
+// The same for any number of column vectors.
+template <class T, bool DepthMajor>
+CSQ_INLINE void product(Index rows, Index vectors, Index depth, const T* a, const T* b, Index b_stride, T* c,
+                        Index c_stride, bool accumulate) {
+  for (Index done = 0; done < vectors;) {
+    const Index width = next_width(vectors - done);
+    const T* b_strip = b + done * lanes<T>;
+    T* c_strip = c + done * lanes<T>;
+    if constexpr (widest_tile >= 4) {
+      if (width == 4) strip<T, 4, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
+      if (width == 3) strip<T, 3, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
+    }
+    if (width == 2) strip<T, 2, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
+    if (width == 1) strip<T, 1, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
+    done += width;
+  }
+}
