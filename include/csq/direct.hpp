@@ -171,8 +171,8 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
                           std::min(size, scratch.packers.key[h].length - key * size)});
         }
       }
-      write_rows(problem, simd::kernels<T>(), batch, head, first, rows, mine.numerator, mine.normalizer, mine.maximum);
-      // Rows past the query length, and rows that see nothing, are zero with an empty sum already.
+      write_rows(problem, simd::kernels<T>(), batch, head, first, rows, queries, mine.numerator, mine.normalizer,
+                 mine.maximum);
     });
   }
 }

@@ -214,8 +214,8 @@ class FactoredRun {
   }
 
   void write(Index h, Index g, const Rows& rows, const DirectScratch<T>& mine) const {
-    write_rows(problem_, simd::kernels<T>(), batch(h), key_head(h) * group_ + g, rows.first, rows.count, mine.numerator,
-               mine.normalizer, mine.maximum);
+    write_rows(problem_, simd::kernels<T>(), batch(h), key_head(h) * group_ + g, rows.first, rows.count, rows.real,
+               mine.numerator, mine.normalizer, mine.maximum);
   }
 
   // More queries than keys: the first rows stand before the first key and see nothing.

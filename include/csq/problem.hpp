@@ -80,10 +80,12 @@ inline simd::KernelWeight kernel_weight(const Weight& weight) {
   return result;
 }
 
-// Divides, writes the output rows [first, first + tokens) of one head, and their normalisers.
+// Divides, writes the output rows [first, first + tokens) of one head, and their normalisers. Rows from `real` on lie
+// past the query length: the kernels have filled them with what a zero query would give.
 template <class T, class Kernels>
 void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, Index head, Index first, Index tokens,
-                const T* numerator, const T* normalizer, const T* maximum) {
+                Index real, const T* numerator, T* normalizer, const T* maximum) {
+  std::fill(normalizer + real, normalizer + tokens, T(0));
   const Head<T> output = problem.output.head(batch, head);
   simd::DivideRows<T> rows;
   rows.numerator = numerator;

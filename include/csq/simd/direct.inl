@@ -31,8 +31,9 @@ bool exponential_weights(const DirectBlock<T>& block, Index lane) {
   Vector<T> highest[4];
   for (auto& value : highest) broadcast<T>(-infinity, value);
   const Vector<T> never = highest[0];
-  for (Index key = 0; key < block.keys;) {
-    const bool four = key + 4 <= block.keys;
+  const Index keys = block.keys;
+  for (Index key = 0; key < keys;) {
+    const bool four = key + 4 <= keys;
     CSQ_UNROLL
     for (int k = 0; k < 4; ++k) {
       Vector<T> score;
@@ -63,7 +64,7 @@ bool exponential_weights(const DirectBlock<T>& block, Index lane) {
   store<T>(block.scale + lane, scale);
 
   Vector<T> sum = {};
-  for (Index key = 0; key < block.keys; ++key) {
+  for (Index key = 0; key < keys; ++key) {
     Vector<T> weight;
     load<T>(column + key * stride, weight);
     weight -= maximum;
@@ -82,44 +83,73 @@ bool exponential_weights(const DirectBlock<T>& block, Index lane) {
   return any;
 }
 
+// Each weight holds its numbers in registers: read through the block they would be loaded anew after every store.
 template <class T>
-CSQ_INLINE void evaluate_quadratic(const KernelWeight& weight, Vector<T>& score) {
-  const Vector<T> t = score + static_cast<T>(weight.offset);
-  score = (t * static_cast<T>(weight.c2) + static_cast<T>(weight.c1)) * t + static_cast<T>(weight.c0);
-}
+struct QuadraticWeight {
+  Vector<T> offset, c0, c1, c2;
+
+  CSQ_INLINE explicit QuadraticWeight(const KernelWeight& weight) {
+    broadcast<T>(static_cast<T>(weight.offset), offset);
+    broadcast<T>(static_cast<T>(weight.c0), c0);
+    broadcast<T>(static_cast<T>(weight.c1), c1);
+    broadcast<T>(static_cast<T>(weight.c2), c2);
+  }
+  CSQ_INLINE void operator()(Vector<T>& score) const {
+    const Vector<T> t = score + offset;
+    score = (t * c2 + c1) * t + c0;
+  }
+};
 template <class T>
-CSQ_INLINE void evaluate_power_series(const KernelWeight& weight, Vector<T>& score) {
-  Vector<T> value = {};
-  for (Index t = weight.coefficient_count - 1; t >= 0; --t) value = value * score + static_cast<T>(weight.coefficients[t]);
-  score = value;
-}
+struct PowerSeriesWeight {
+  const double* coefficients;
+  Index count;
+
+  CSQ_INLINE explicit PowerSeriesWeight(const KernelWeight& weight)
+      : coefficients(weight.coefficients), count(weight.coefficient_count) {}
+  CSQ_INLINE void operator()(Vector<T>& score) const {
+    Vector<T> value = {};
+    for (Index t = count - 1; t >= 0; --t) value = value * score + static_cast<T>(coefficients[t]);
+    score = value;
+  }
+};
 // Clenshaw's recurrence, then the square.
 template <class T>
-CSQ_INLINE void evaluate_chebyshev_square(const KernelWeight& weight, Vector<T>& score) {
-  const Vector<T> x = score * static_cast<T>(1 / weight.radius);
-  const Vector<T> twice = x + x;
-  Vector<T> next = {}, after = {};
-  for (Index t = weight.coefficient_count - 1; t > 0; --t) {
-    const Vector<T> current = twice * next - after + static_cast<T>(weight.coefficients[t]);
-    after = next;
-    next = current;
-  }
-  const Vector<T> root = x * next - after + static_cast<T>(weight.coefficients[0]);
-  score = root * root + static_cast<T>(weight.floor);
-}
+struct ChebyshevSquareWeight {
+  const double* coefficients;
+  Index count;
+  T reciprocal_radius, floor;
 
-template <class T, bool Masked, KernelWeight::Kind Kind>
+  CSQ_INLINE explicit ChebyshevSquareWeight(const KernelWeight& weight)
+      : coefficients(weight.coefficients),
+        count(weight.coefficient_count),
+        reciprocal_radius(static_cast<T>(1 / weight.radius)),
+        floor(static_cast<T>(weight.floor)) {}
+  CSQ_INLINE void operator()(Vector<T>& score) const {
+    const Vector<T> x = score * reciprocal_radius;
+    const Vector<T> twice = x + x;
+    Vector<T> next = {}, after = {};
+    for (Index t = count - 1; t > 0; --t) {
+      const Vector<T> current = twice * next - after + static_cast<T>(coefficients[t]);
+      after = next;
+      next = current;
+    }
+    const Vector<T> root = x * next - after + static_cast<T>(coefficients[0]);
+    score = root * root + floor;
+  }
+};
+
+template <class T, bool Masked, class Evaluate>
 void polynomial_weights(const DirectBlock<T>& block, Index lane) {
   constexpr Index stride = block_tokens<T>;
+  const Evaluate evaluate(block.weight);
   const Mask<T> mask(lane, block.diagonal);
+  const Index keys = block.keys;
   T* column = block.weights + lane;
   Vector<T> sum = {};
-  for (Index key = 0; key < block.keys; ++key) {
+  for (Index key = 0; key < keys; ++key) {
     Vector<T> weight;
     load<T>(column + key * stride, weight);
-    if constexpr (Kind == KernelWeight::Kind::quadratic) evaluate_quadratic<T>(block.weight, weight);
-    if constexpr (Kind == KernelWeight::Kind::power_series) evaluate_power_series<T>(block.weight, weight);
-    if constexpr (Kind == KernelWeight::Kind::chebyshev_square) evaluate_chebyshev_square<T>(block.weight, weight);
+    evaluate(weight);
     if constexpr (Masked) {
       Integers<T> sees;
       mask.sees(key, sees);
@@ -139,9 +169,9 @@ CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane) {
   using Kind = KernelWeight::Kind;
   switch (block.weight.kind) {
     case Kind::exponential: return exponential_weights<T, Masked>(block, lane);
-    case Kind::quadratic: polynomial_weights<T, Masked, Kind::quadratic>(block, lane); break;
-    case Kind::power_series: polynomial_weights<T, Masked, Kind::power_series>(block, lane); break;
-    case Kind::chebyshev_square: polynomial_weights<T, Masked, Kind::chebyshev_square>(block, lane); break;
+    case Kind::quadratic: polynomial_weights<T, Masked, QuadraticWeight<T>>(block, lane); break;
+    case Kind::power_series: polynomial_weights<T, Masked, PowerSeriesWeight<T>>(block, lane); break;
+    case Kind::chebyshev_square: polynomial_weights<T, Masked, ChebyshevSquareWeight<T>>(block, lane); break;
   }
   return false;
 }

@@ -1,0 +1,170 @@
+// The queries, keys and values that are timed: heads from .npy files, repeated cyclically, or normal random numbers.
+//
+// Buffers are [heads, capacity, dim]; a shorter sequence is a view of the first rows of each head. The first n rows of
+// a head are the same whatever the capacity.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <numbers>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../../examples/npy.hpp"
+#include "csq/tensor.hpp"
+
+namespace bench {
+
+using csq::Index;
+
+// Heads of real tensors, [heads, tokens, dim].
+struct FileHeads {
+  std::string path;
+  Index heads = 0, tokens = 0, dim = 0;
+  std::vector<float> values;
+};
+
+inline FileHeads read_heads(const std::string& path) {
+  npy::Array<float> array = npy::read<float>(path);
+  const auto& s = array.shape;
+  if ((s.size() != 2 && s.size() != 3) || array.data.empty())
+    throw std::runtime_error(path + ": shape " + npy::shape_text(s) +
+                             " must be [heads, tokens, dim] or [tokens, dim], and not empty");
+  const bool one = s.size() == 2;
+  FileHeads heads{path, one ? 1 : s[0], one ? s[0] : s[1], s.back(), std::move(array.data)};
+  for (const float value : heads.values)
+    if (!std::isfinite(value)) throw std::runtime_error(path + ": holds a number that is not finite");
+  return heads;
+}
+
+struct FileTriple {
+  FileHeads q, k, v;
+};
+
+inline FileTriple read_triple(const std::string& q, const std::string& k, const std::string& v) {
+  FileTriple triple{read_heads(q), read_heads(k), read_heads(v)};
+  if (triple.k.dim != triple.q.dim)
+    throw std::runtime_error("--k: dim is " + std::to_string(triple.k.dim) + " but --q has dim " +
+                             std::to_string(triple.q.dim));
+  if (triple.v.heads != triple.k.heads || triple.v.tokens != triple.k.tokens)
+    throw std::runtime_error("--v: [heads, tokens] is [" + std::to_string(triple.v.heads) + ", " +
+                             std::to_string(triple.v.tokens) + "] but --k has [" + std::to_string(triple.k.heads) +
+                             ", " + std::to_string(triple.k.tokens) + "]");
+  return triple;
+}
+
+// bench/data, wherever the program is started.
+inline std::string data_folder() {
+  const std::filesystem::path here = std::filesystem::path(__FILE__).parent_path().parent_path() / "data";
+  for (const auto& folder : {here, std::filesystem::path("bench/data"), std::filesystem::path("data")})
+    if (std::filesystem::exists(folder / "byte_lm_softmax_q.npy")) return folder.string();
+  throw std::runtime_error(
+      "bench/data/byte_lm_softmax_q.npy: not found; run in the project's folder, or pass --q --k --v");
+}
+
+// Standard normal numbers by Box and Muller's method on SplitMix64, the same with every standard library.
+class NormalNumbers {
+ public:
+  explicit NormalNumbers(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u) {}
+
+  // Two at a time.
+  std::array<float, 2> next() {
+    const std::uint64_t bits = next_bits();
+    const float u = (static_cast<float>(bits >> 40) + 0.5f) * 0x1p-24f;
+    const float angle = 2 * std::numbers::pi_v<float> * static_cast<float>(bits & 0xffffffu) * 0x1p-24f;
+    const float radius = std::sqrt(-2 * std::log(u));
+    return {radius * std::cos(angle), radius * std::sin(angle)};
+  }
+
+ private:
+  std::uint64_t next_bits() {
+    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+
+  std::uint64_t state_;
+};
+
+class Inputs {
+ public:
+  // Normal random, dᵥ = d.
+  explicit Inputs(Index dim) : key_dim_(dim), value_dim_(dim) {}
+  Inputs(FileTriple files, std::string name)
+      : key_dim_(files.q.dim), value_dim_(files.v.dim), files_(std::move(files)), name_(std::move(name)) {}
+
+  Index key_dim() const { return key_dim_; }
+  Index value_dim() const { return value_dim_; }
+
+  std::string description() const {
+    if (!files_) return "normal random numbers, fixed seed";
+    return name_ + ": the " + std::to_string(files_->q.heads) + " heads of " + std::to_string(files_->q.tokens) +
+           " tokens repeat cyclically, heads and rows alike (rows past " + std::to_string(files_->q.tokens) +
+           " are repeats)";
+  }
+
+  // Makes sure that `heads` heads of `tokens` tokens are there.
+  void reserve(Index heads, Index kv_heads, Index tokens) {
+    if (heads <= q_.heads && kv_heads <= k_.heads && tokens <= capacity_) return;
+    capacity_ = std::max(tokens, capacity_);
+    fill(q_, files_ ? &files_->q : nullptr, std::max(heads, q_.heads), key_dim_, 1);
+    fill(k_, files_ ? &files_->k : nullptr, std::max(kv_heads, k_.heads), key_dim_, 2);
+    fill(v_, files_ ? &files_->v : nullptr, std::max(kv_heads, v_.heads), value_dim_, 3);
+  }
+
+  csq::Heads<const float> q(Index heads, Index tokens) const { return view(q_, heads, tokens, key_dim_); }
+  csq::Heads<const float> k(Index heads, Index tokens) const { return view(k_, heads, tokens, key_dim_); }
+  csq::Heads<const float> v(Index heads, Index tokens) const { return view(v_, heads, tokens, value_dim_); }
+
+  void release() {
+    q_ = k_ = v_ = {};
+    capacity_ = 0;
+  }
+
+ private:
+  struct Buffer {
+    Index heads = 0;
+    std::vector<float> values;
+  };
+
+  csq::Heads<const float> view(const Buffer& buffer, Index heads, Index tokens, Index dim) const {
+    const Index head = capacity_ * dim;
+    return {buffer.values.data(), {1, heads, tokens, dim}, {heads * head, head, dim, 1}};
+  }
+
+  void fill(Buffer& buffer, const FileHeads* file, Index heads, Index dim, std::uint64_t which) {
+    const Index head_size = capacity_ * dim;
+    buffer.heads = heads;
+    buffer.values.resize(static_cast<std::size_t>(heads * head_size));
+    for (Index h = 0; h < heads; ++h) {
+      float* const out = buffer.values.data() + h * head_size;
+      if (file != nullptr) {
+        const float* const in = file->values.data() + (h % file->heads) * file->tokens * dim;
+        for (Index at = 0; at < head_size; at += file->tokens * dim)
+          std::copy_n(in, std::min(file->tokens * dim, head_size - at), out + at);
+      } else {
+        NormalNumbers numbers(which * 1000 + static_cast<std::uint64_t>(h));
+        for (Index at = 0; at < head_size; at += 2) {
+          const std::array<float, 2> pair = numbers.next();
+          out[at] = pair[0];
+          if (at + 1 < head_size) out[at + 1] = pair[1];
+        }
+      }
+    }
+  }
+
+  Index key_dim_ = 0, value_dim_ = 0, capacity_ = 0;
+  std::optional<FileTriple> files_;
+  std::string name_;
+  Buffer q_, k_, v_;
+};
+
+}  // namespace bench

@@ -1,0 +1,169 @@
+// The results as a newcomer reads them: what was compared, where the crossovers are, what chosen sizes cost.
+#pragma once
+
+#include <cstdarg>
+#include <cstdio>
+#include <string>
+
+#include "results.hpp"
+
+namespace bench {
+
+__attribute__((format(printf, 1, 2))) inline std::string text(const char* format, ...) {
+  char buffer[512];
+  va_list values;
+  va_start(values, format);
+  std::vsnprintf(buffer, sizeof buffer, format, values);
+  va_end(values);
+  return buffer;
+}
+
+inline std::string milliseconds(double seconds) {
+  const double ms = seconds * 1e3;
+  return text(ms >= 100 ? "%.0f" : ms >= 10 ? "%.1f" : ms >= 1 ? "%.2f" : "%.3f", ms);
+}
+
+inline std::string mask_name(const Row& row) { return row.causal ? "causal" : "full"; }
+
+inline std::string crossover_text(const Crossover& crossover) {
+  switch (crossover.kind) {
+    case Crossover::Kind::measured:
+      return text("%.0f", crossover.tokens);
+    case Crossover::Kind::at_or_below:
+      return text("<= %.0f", crossover.tokens);
+    case Crossover::Kind::none:
+      return text("> %.0f", crossover.tokens);
+    case Crossover::Kind::not_read:
+      break;
+  }
+  return "served directly";
+}
+
+// "3.1x faster", "2.0x slower", "equal".
+inline std::string comparison(double rival_seconds, double factored_seconds) {
+  const double ratio = rival_seconds / factored_seconds;
+  if (ratio >= 1.005) return text("%.2fx faster", ratio);
+  if (ratio <= 0.995) return text("%.2fx slower", 1 / ratio);
+  return "equal";
+}
+
+inline void print_heading(const Results& results, Index heads) {
+  const Machine& machine = results.machine;
+  std::printf("\ncsq crossover: from which sequence length is O(n·d³) attention faster than O(n²·d)?\n\n");
+  std::printf("  softmax        exp(score) weights, every pair, tiled with an online maximum          O(n²·d)\n");
+  std::printf("  CSQ direct     (score + 1)² weights on centred queries and keys, every pair          O(n²·d)\n");
+  std::printf("  CSQ factored   the same numbers as CSQ direct, through a summary of keys and values  O(n·d³)\n\n");
+  std::printf("  Softmax and CSQ are different functions: this compares what they cost, not what they can learn.\n\n");
+  std::printf("  processor   %s; %s\n", machine.processor.c_str(), machine.build.c_str());
+  std::printf("  FMA peak    %.0f GF/s with 1 thread, %.0f GF/s with %d (float, measured by this process)\n",
+              machine.peak_one_thread / 1e9, machine.peak_all_threads / 1e9, machine.threads);
+  std::printf("  timed       float, %d thread%s, %lld head%s; packing and centring included, allocation not;\n",
+              machine.threads, machine.threads == 1 ? "" : "s", static_cast<long long>(heads), heads == 1 ? "" : "s");
+  std::printf(
+      "              medians of interleaved repeats; direct and factored agreed to %.0e before and at every size\n",
+      float_tolerance);
+  if (heads == 1)
+    std::printf("              ONE HEAD: its data may stay in cache between repeats; 8 heads are the default\n");
+  for (std::size_t i = 0; i < results.inputs.size(); ++i)
+    std::printf("  %-11s %s\n", i == 0 ? "inputs" : "", results.inputs[i].c_str());
+}
+
+// One row: measured crossovers beside the model's.
+inline void print_crossovers(const Results& results) {
+  std::printf("\nCrossover: tokens from which CSQ factored is faster (n = m)\n\n");
+  std::printf(
+      "                       counting |     than softmax     |   than CSQ direct    | fraction of FMA peak there\n");
+  std::printf(
+      "  head          heads   flops   |              model,  |              model,  |            CSQ      CSQ\n");
+  std::printf(
+      "  size  mask     q/kv    alone  |   measured   fitted  |   measured   fitted  | softmax  direct  factored\n");
+  Index dim = -1;
+  bool stopped = false;
+  for (const RowResult& result : results.rows) {
+    if (!result.search) continue;
+    const Row& row = result.row;
+    if (row.key_dim != dim)
+      std::printf(
+          " -------------------------------+----------------------+----------------------+---------------------------"
+          "\n");
+    std::printf("  %4s  %-6s %5s %9.0f  |", row.key_dim == dim ? "" : std::to_string(row.key_dim).c_str(),
+                mask_name(row).c_str(),
+                text("%lld/%lld", static_cast<long long>(row.heads), static_cast<long long>(row.kv_heads)).c_str(),
+                row.model());
+    dim = row.key_dim;
+    const double peak = results.machine.peak_all_threads;
+    double fraction[3] = {};
+    for (const Contestant rival : {softmax, csq_direct}) {
+      const Crossover crossover = result.crossover(rival);
+      const Point* point = nearest_point(result.points, crossover.tokens);
+      std::string fitted = "-";
+      if (point != nullptr) {
+        const double factored = fraction_of_peak(row, *point, csq_factored, peak);
+        fraction[rival] = fraction_of_peak(row, *point, rival, peak);
+        if (rival == softmax) fraction[csq_factored] = factored;
+        fitted = text("%.0f", row.model(fraction[rival], factored));
+      }
+      std::printf(" %10s %8s  |", crossover_text(crossover).c_str(), fitted.c_str());
+    }
+    if (fraction[csq_factored] > 0)
+      std::printf("  %5.2f   %6.2f   %6.2f", fraction[softmax], fraction[csq_direct], fraction[csq_factored]);
+    std::printf("%s\n", result.out_of_time ? "  *" : "");
+    stopped = stopped || result.out_of_time;
+  }
+  std::printf(
+      "\n  q/kv: query heads and key heads. counting flops alone: the cost model with equal fractions of peak;\n");
+  std::printf(
+      "  model, fitted: the same with the fractions measured here. Flops: direct 4·n²·d (half if causal), factored\n");
+  std::printf(
+      "  the cost model's multiply-adds times 2. A causal call too short to read its summary is served directly,\n");
+  std::printf(
+      "  which is the direct path: such sizes are no crossover. \"> n\": slower up to n. \"<= n\": faster wherever\n");
+  std::printf("  the summary is read, from n on.\n");
+  if (stopped) std::printf("  *: the time budget ended this search; --budget gives it more.\n");
+}
+
+inline void print_size_line(const RowResult& result, const Point& point) {
+  const Row& row = result.row;
+  std::string cells;
+  for (const Contestant contestant : contestants) {
+    const Quartiles& seconds = point.seconds[contestant];
+    cells += text(" %9s %-17s", milliseconds(seconds.median).c_str(),
+                  ("(" + milliseconds(seconds.lower) + "-" + milliseconds(seconds.upper) + ")").c_str());
+  }
+  const std::string verdict =
+      point.served_directly ? "served directly" : comparison(point.median(softmax), point.median(csq_factored));
+  std::printf("  %4lld  %-6s %5s %7lld %s %s\n", static_cast<long long>(row.key_dim), mask_name(row).c_str(),
+              text("%lld/%lld", static_cast<long long>(row.heads), static_cast<long long>(row.kv_heads)).c_str(),
+              static_cast<long long>(point.tokens), cells.c_str(), verdict.c_str());
+}
+
+// What the chosen sizes cost, whichever side of the crossover they are on.
+inline void print_sizes(const Results& results, const std::vector<Index>& sizes) {
+  std::printf("\nMilliseconds at chosen sizes: median (quartiles)\n\n");
+  std::printf(
+      "  head          heads             softmax                   CSQ direct                 CSQ factored"
+      "           factored\n");
+  std::printf(
+      "  size  mask     q/kv  tokens                                                                       "
+      "           against softmax\n");
+  for (const Index size : sizes)
+    for (const RowResult& result : results.rows)
+      for (const Point& point : result.points)
+        if (point.tokens == size) print_size_line(result, point);
+}
+
+// n = 2048, d = 128: long before the crossover, where softmax must be expected to win.
+inline void print_critic(const Results& results) {
+  for (const RowResult& result : results.rows) {
+    const Row& row = result.row;
+    if (row.key_dim != 128 || row.causal || row.group() != 1) continue;
+    for (const Point& point : result.points)
+      if (point.tokens == 2048)
+        std::printf(
+            "\nThe critic's case, n = 2048, d = 128, full: softmax %s ms, CSQ factored %s ms: factored is %s.\n",
+            milliseconds(point.median(softmax)).c_str(), milliseconds(point.median(csq_factored)).c_str(),
+            comparison(point.median(softmax), point.median(csq_factored)).c_str());
+  }
+}
+
+}  // namespace bench

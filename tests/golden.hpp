@@ -1,0 +1,153 @@
+// The golden cases: one folder each with meta.json and arrays [heads, tokens, dim]. Inputs are float32; results are
+// float64, softmax's from PyTorch's scaled_dot_product_attention, the others from its float64 operations.
+//
+// CSQ_GOLDEN_DIR in the environment replaces the folder that ships with the project by the whole set.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../examples/npy.hpp"
+#include "reference.hpp"
+
+namespace golden {
+
+using reference::Index;
+using reference::Tensor;
+
+inline constexpr std::size_t shipped_cases = 56;
+inline constexpr std::size_t whole_set = 67;
+
+struct Case {
+  std::string name, folder;
+  std::string kind;  // softmax, csq, poly, linear, polynomial
+  Tensor q, k, v;
+  Tensor output, statistic;
+  bool causal = false;
+  std::optional<double> scale, shift;
+  std::optional<Index> key_length, query_history_count;
+  std::vector<double> query_history_mean;  // [heads, dim]
+  std::string centering;                   // empty: the mechanism's default
+  std::vector<double> coefficients;
+};
+
+inline std::string directory() {
+  const char* chosen = std::getenv("CSQ_GOLDEN_DIR");
+  return chosen != nullptr ? chosen : CSQ_GOLDEN_DIR_DEFAULT;
+}
+
+// How many forward cases the directory must hold: a test that found none would pass.
+inline std::size_t expected_count() {
+  return std::getenv("CSQ_GOLDEN_DIR") != nullptr ? whole_set : shipped_cases;
+}
+
+// [heads, tokens, dim], or [heads, tokens] with dim 1.
+inline Tensor load_tensor(const std::string& path) {
+  npy::Array<double> array = npy::read<double>(path);
+  if (array.shape.size() == 2) array.shape.push_back(1);
+  if (array.shape.size() != 3) throw std::runtime_error(path + ": expected two or three axes");
+  Tensor tensor(1, array.shape[0], array.shape[1], array.shape[2]);
+  tensor.values = std::move(array.data);
+  return tensor;
+}
+
+// A key that is absent or null leaves `value` alone.
+template <class T>
+void load(const nlohmann::json& meta, const char* key, T& value) {
+  if (const auto found = meta.find(key); found != meta.end() && !found->is_null()) value = found->get<T>();
+}
+template <class T>
+void load(const nlohmann::json& meta, const char* key, std::optional<T>& value) {
+  if (const auto found = meta.find(key); found != meta.end() && !found->is_null()) value = found->get<T>();
+}
+
+inline Case load_case(const std::filesystem::path& folder) {
+  const auto file = [&](const char* name) { return (folder / name).string(); };
+  const nlohmann::json meta = nlohmann::json::parse(std::ifstream(folder / "meta.json"));
+  Case c;
+  c.name = folder.filename().string();
+  c.folder = folder.string();
+  load(meta, "kind", c.kind);
+  load(meta, "causal", c.causal);
+  load(meta, "scale", c.scale);
+  load(meta, "shift", c.shift);
+  load(meta, "key_length", c.key_length);
+  load(meta, "query_history_count", c.query_history_count);
+  load(meta, "centering", c.centering);
+  load(meta, "coefficients", c.coefficients);
+  c.q = load_tensor(file("q.npy"));
+  c.k = load_tensor(file("k.npy"));
+  c.v = load_tensor(file("v.npy"));
+  c.output = load_tensor(file("o.npy"));
+  c.statistic = load_tensor(file(c.kind == "softmax" ? "lse.npy" : "z.npy"));
+  if (c.query_history_count) c.query_history_mean = npy::read<double>(file("query_history_mean.npy")).data;
+  return c;
+}
+
+// Every forward case, by name. The folders of penalties and pullbacks hold no o.npy.
+inline std::vector<Case> forward_cases() {
+  std::vector<std::filesystem::path> folders;
+  for (const auto& entry : std::filesystem::directory_iterator(directory()))
+    if (std::filesystem::exists(entry.path() / "o.npy")) folders.push_back(entry.path());
+  std::sort(folders.begin(), folders.end());
+  std::vector<Case> cases;
+  for (const auto& folder : folders) cases.push_back(load_case(folder));
+  return cases;
+}
+
+inline double float_tolerance(std::string_view name) {
+  const auto has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
+  if (has("large_logits") || has("shift_0") || has("shift_m1p0") || name.starts_with("squared_") || has("uncentered"))
+    return 5e-4;
+  return name.starts_with("softmax_key_offset") ? 1e-4 : 5e-5;
+}
+
+template <class T>
+double tolerance(std::string_view name) {
+  return sizeof(T) == sizeof(double) ? 1e-10 : float_tolerance(name);
+}
+
+// The case as the plain loops see it.
+inline reference::Call reference_call(const Case& c) {
+  using reference::Centre;
+  using reference::Real;
+  using reference::Weight;
+  reference::Call call;
+  call.q = c.q;
+  call.k = c.k;
+  call.v = c.v;
+  call.causal = c.causal;
+  if (c.scale) call.scale = *c.scale;
+  if (c.key_length) call.key_length = {*c.key_length};
+  if (c.query_history_count) call.query_history = {{*c.query_history_count}, c.query_history_mean};
+  if (c.kind == "softmax") {
+    call.weight.kind = Weight::Kind::exponential;
+  } else if (c.kind == "linear") {
+    call.weight.kind = Weight::Kind::feature_product;
+  } else if (c.kind == "csq") {
+    call.weight.of_score = [shift = Real(c.shift.value())](Real s) { return (s + shift) * (s + shift); };
+  } else {
+    call.weight.of_score = [coefficients = c.coefficients](Real s) {
+      Real sum = 0, power = 1;
+      for (const double coefficient : coefficients) {
+        sum += Real(coefficient) * power;
+        power *= s;
+      }
+      return sum;
+    };
+  }
+  if (c.centering == "sequence") call.centre = Centre::sequence;
+  if (c.centering == "prefix") call.centre = Centre::prefix;
+  if (c.centering == "prefix_exclusive") call.centre = Centre::prefix_exclusive;
+  return call;
+}
+
+}  // namespace golden

@@ -1,0 +1,314 @@
+// One attention call as data: sizes, options, memory layouts and values; run by the library in float or double, or by
+// the plain reference.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <csq/csq.hpp>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <numbers>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "compare.hpp"
+#include "mechanisms.hpp"
+#include "reference.hpp"
+
+using csq::Index;
+using reference::Tensor;
+
+// The same numbers from every standard library.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+
+  std::uint64_t bits() {  // splitmix64
+    std::uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  double uniform() { return (static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53; }
+  Index integer(Index low, Index high) { return low + Index(bits() % std::uint64_t(high - low + 1)); }
+  bool coin() { return (bits() >> 63) != 0; }
+  template <class T>
+  const T& pick(const std::vector<T>& from) {
+    return from[std::size_t(integer(0, Index(from.size()) - 1))];
+  }
+  // Normal, rounded to a multiple of 2^−12: exact in float, also after small integers are added.
+  double normal() {
+    const double radius = std::sqrt(-2 * std::log(uniform()));
+    return std::round(radius * std::cos(2 * std::numbers::pi * uniform()) * 4096) / 4096;
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+// How [batch, heads, tokens, dim] lies in memory.
+enum class Layout {
+  contiguous,        // [B, H, N, D]
+  tokens_first,      // [B, N, H, D]
+  packed,            // the middle third of [B, N, 3, H, D]
+  column_major,      // [B, H, D, N]
+  gaps,              // every third element of padded rows
+  reversed,          // all strides negative
+  broadcast_batch,   // inputs only: zero strides
+  broadcast_heads,
+  broadcast_tokens,
+};
+inline const std::vector<Layout> output_layouts{Layout::contiguous,   Layout::tokens_first, Layout::packed,
+                                                Layout::column_major, Layout::gaps,         Layout::reversed};
+inline const std::vector<Layout> input_layouts{
+    Layout::contiguous, Layout::tokens_first,    Layout::packed,          Layout::column_major,    Layout::gaps,
+    Layout::reversed,   Layout::broadcast_batch, Layout::broadcast_heads, Layout::broadcast_tokens};
+
+inline std::array<Index, 4> strides_of(Layout layout, std::array<Index, 4> shape) {
+  const auto [batch, heads, tokens, dim] = shape;
+  switch (layout) {
+    case Layout::contiguous: return {heads * tokens * dim, tokens * dim, dim, 1};
+    case Layout::tokens_first: return {tokens * heads * dim, dim, heads * dim, 1};
+    case Layout::packed: return {tokens * 3 * heads * dim, dim, 3 * heads * dim, 1};
+    case Layout::column_major: return {heads * tokens * dim, tokens * dim, 1, tokens};
+    case Layout::gaps: return {heads * tokens * (3 * dim + 2) + 7, tokens * (3 * dim + 2), 3 * dim + 2, 3};
+    case Layout::reversed: return {-heads * tokens * dim, -tokens * dim, -dim, -1};
+    case Layout::broadcast_batch: return {0, tokens * dim, dim, 1};
+    case Layout::broadcast_heads: return {tokens * dim, 0, dim, 1};
+    case Layout::broadcast_tokens: return {heads * dim, dim, 0, 1};
+  }
+  return {};
+}
+
+// Memory with a guard before and behind, and a view of it. Everything outside the view holds `outside`.
+template <class T>
+struct Array {
+  std::vector<T> memory;
+  csq::Heads<T> view;
+  T outside{};
+
+  Array() = default;
+  Array(Layout layout, std::array<Index, 4> shape, T fill) : outside(fill) {
+    const auto stride = strides_of(layout, shape);
+    Index low = 0, high = 0;
+    for (std::size_t axis = 0; axis < 4; ++axis)
+      if (shape[axis] > 0) (stride[axis] < 0 ? low : high) += (shape[axis] - 1) * stride[axis];
+    constexpr Index guard = 32;
+    memory.assign(std::size_t(high - low + 1 + 2 * guard), fill);
+    view = csq::Heads<T>(memory.data() + guard - low, shape, stride);
+  }
+  Array(Array&&) noexcept = default;
+  Array& operator=(Array&&) noexcept = default;
+
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    for (Index b = 0; b < view.shape[0]; ++b)
+      for (Index h = 0; h < view.shape[1]; ++h)
+        for (Index t = 0; t < view.shape[2]; ++t)
+          for (Index a = 0; a < view.shape[3]; ++a) visit(view.head(b, h)(t, a), b, h, t, a);
+  }
+
+  Tensor tensor() const {
+    Tensor result(view.shape[0], view.shape[1], view.shape[2], view.shape[3]);
+    for_each([&](T& element, Index b, Index h, Index t, Index a) { result(b, h, t, a) = double(element); });
+    return result;
+  }
+
+  // Nothing but the elements of the view was ever written.
+  bool outside_untouched() const {
+    std::vector<T> rest = memory;
+    for_each([&](T& element, Index, Index, Index, Index) { rest[std::size_t(&element - memory.data())] = outside; });
+    for (const T& element : rest)
+      if (std::memcmp(&element, &outside, sizeof(T)) != 0) return false;
+    return true;
+  }
+};
+
+// An input: what lies between its elements is NaN, so that reading it is noticed.
+template <class T>
+Array<T> place(Layout layout, const Tensor& tensor) {
+  Array<T> array(layout, {tensor.batch, tensor.heads, tensor.tokens, tensor.dim}, std::numeric_limits<T>::quiet_NaN());
+  array.for_each([&](T& element, Index b, Index h, Index t, Index a) { element = T(tensor(b, h, t, a)); });
+  return array;
+}
+
+// Normal values; equal along an axis that the layout broadcasts.
+inline Tensor random_tensor(Random& random, Index batch, Index heads, Index tokens, Index dim,
+                            Layout layout = Layout::contiguous) {
+  Tensor tensor(batch, heads, tokens, dim);
+  for (double& value : tensor.values) value = random.normal();
+  Tensor result = tensor;
+  for (Index b = 0; b < batch; ++b)
+    for (Index h = 0; h < heads; ++h)
+      for (Index t = 0; t < tokens; ++t)
+        for (Index a = 0; a < dim; ++a)
+          result(b, h, t, a) = tensor(layout == Layout::broadcast_batch ? 0 : b,
+                                      layout == Layout::broadcast_heads ? 0 : h,
+                                      layout == Layout::broadcast_tokens ? 0 : t, a);
+  return result;
+}
+
+struct Sizes {
+  Index n, m, d, dv;
+  Index batch = 1, heads = 1, kv_heads = 1;
+};
+
+struct Problem {
+  Tensor q, k, v;
+  std::optional<double> scale{};
+  bool causal = false;
+  csq::Centering centering = csq::Centering::automatic;
+  std::vector<Index> key_length{}, query_length{};
+  std::optional<reference::History> query_history{}, key_history{};
+  Layout q_layout = Layout::contiguous, k_layout = Layout::contiguous, v_layout = Layout::contiguous;
+  Layout output_layout = Layout::contiguous;
+
+  // Normal values.
+  static Problem random(Random& random, const Sizes& s, bool causal = false,
+                        csq::Centering centering = csq::Centering::automatic) {
+    Problem p;
+    p.q = random_tensor(random, s.batch, s.heads, s.n, s.d);
+    p.k = random_tensor(random, s.batch, s.kv_heads, s.m, s.d);
+    p.v = random_tensor(random, s.batch, s.kv_heads, s.m, s.dv);
+    p.causal = causal;
+    p.centering = centering;
+    return p;
+  }
+
+  std::string describe() const {
+    std::ostringstream text;
+    text << "batch " << q.batch << ", heads " << q.heads << "/" << k.heads << ", n " << q.tokens << ", m " << k.tokens
+         << ", d " << q.dim << ", dv " << v.dim << (causal ? ", causal" : "") << ", centering " << int(centering)
+         << ", layouts " << int(q_layout) << int(k_layout) << int(v_layout) << int(output_layout);
+    for (const Index length : key_length) text << ", key_length " << length;
+    for (const Index length : query_length) text << ", query_length " << length;
+    if (query_history) text << ", query history";
+    if (key_history) text << ", key history";
+    if (scale) text << ", scale " << *scale;
+    return text.str();
+  }
+};
+
+inline reference::History random_history(Random& random, const Tensor& x, Index low, Index high) {
+  reference::History history;
+  for (Index b = 0; b < x.batch; ++b) history.count.push_back(random.integer(low, high));
+  for (Index i = 0; i < x.batch * x.heads * x.dim; ++i) history.mean.push_back(random.normal());
+  return history;
+}
+
+// The centring that a call has in the end.
+inline csq::Centering effective_centering(const Problem& p, bool centred_mechanism) {
+  if (p.centering != csq::Centering::automatic) return p.centering;
+  if (!centred_mechanism) return csq::Centering::none;
+  return p.causal ? csq::Centering::prefix : csq::Centering::sequence;
+}
+inline bool has_prefix_means(csq::Centering centering) {
+  return centering == csq::Centering::prefix || centering == csq::Centering::prefix_exclusive;
+}
+
+// Causal prefix means with fewer queries than keys need the mean of the queries before.
+inline void give_needed_history(Random& random, Problem& p, bool centred_mechanism) {
+  const Index before = p.k.tokens - p.q.tokens;
+  if (p.causal && before > 0 && has_prefix_means(effective_centering(p, centred_mechanism)) && !p.query_history)
+    p.query_history = random_history(random, p.q, before, before);
+}
+
+template <class M>
+reference::Result reference_result(const NamedMechanism<M>& named, const Problem& p,
+                                   const std::vector<Index>* rows = nullptr) {
+  using reference::Centre;
+  reference::Call call{p.q,          p.k,            p.v, named.weight, p.scale, p.causal, Centre::none, p.key_length,
+                       p.query_length, p.query_history, p.key_history};
+  if (!named.takes_scale) call.scale = 1;
+  switch (effective_centering(p, named.centred)) {
+    case csq::Centering::sequence: call.centre = Centre::sequence; break;
+    case csq::Centering::prefix: call.centre = Centre::prefix; break;
+    case csq::Centering::prefix_exclusive: call.centre = Centre::prefix_exclusive; break;
+    default: break;
+  }
+  return rows != nullptr ? reference::attention(call, *rows) : reference::attention(call);
+}
+
+// How a problem is computed, as opposed to what.
+struct Run {
+  csq::Method method = csq::Method::automatic;
+  Index chunk = 0;
+  int threads = 1;
+  csq::Workspace* workspace = nullptr;
+};
+
+template <class T>
+struct Outputs {
+  std::vector<T> output, statistic;  // [batch, heads, tokens, dim], contiguous
+  bool outside_untouched = true;
+};
+
+inline csq::Options options_of(const Problem& p, const Run& run, const csq::History* query_history,
+                               const csq::History* key_history) {
+  csq::Options options;
+  options.scale = p.scale;
+  options.causal = p.causal;
+  options.key_length = p.key_length;
+  options.query_length = p.query_length;
+  options.centering = p.centering;
+  options.query_history = query_history;
+  options.key_history = key_history;
+  options.method = run.method;
+  options.chunk = run.chunk;
+  options.threads = run.threads;
+  options.workspace = run.workspace;
+  return options;
+}
+
+// A problem whose arrays lie in memory, so that it can be run again without being placed again.
+template <class T>
+struct Placed {
+  const Problem& problem;
+  Array<T> q, k, v, output, statistic;
+
+  explicit Placed(const Problem& p) : problem(p) {
+    q = place<T>(p.q_layout, p.q);
+    k = place<T>(p.k_layout, p.k);
+    v = place<T>(p.v_layout, p.v);
+    output = Array<T>(p.output_layout, {p.q.batch, p.q.heads, p.q.tokens, p.v.dim}, T(-12345.75));
+    statistic = Array<T>(p.output_layout, {p.q.batch, p.q.heads, p.q.tokens, 1}, T(-12345.75));
+  }
+
+  template <class M>
+  Outputs<T> attend(const M& mechanism, const Run& run) {
+    csq::History query_history, key_history;
+    if (problem.query_history) query_history = {problem.query_history->count, problem.query_history->mean};
+    if (problem.key_history) key_history = {problem.key_history->count, problem.key_history->mean};
+    const csq::Options options = options_of(problem, run, problem.query_history ? &query_history : nullptr,
+                                            problem.key_history ? &key_history : nullptr);
+    csq::attention(mechanism, csq::Heads<const T>(q.view), csq::Heads<const T>(k.view), csq::Heads<const T>(v.view),
+                   output.view, statistic.view, options);
+    Outputs<T> result;
+    output.for_each([&](T& element, Index, Index, Index, Index) { result.output.push_back(element); });
+    statistic.for_each([&](T& element, Index, Index, Index, Index) { result.statistic.push_back(element); });
+    result.outside_untouched = output.outside_untouched() && statistic.outside_untouched();
+    return result;
+  }
+};
+
+template <class T, class M>
+Outputs<T> attend(const M& mechanism, const Problem& p, const Run& run = {}) {
+  return Placed<T>(p).attend(mechanism, run);
+}
+
+template <class T>
+double distance(const std::vector<T>& x, const Tensor& expected) {
+  return distance(std::vector<double>(x.begin(), x.end()), expected.values);
+}
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
+}
+template <class T>
+bool same_bits(const Outputs<T>& a, const Outputs<T>& b) {
+  return same_bits(a.output, b.output) && same_bits(a.statistic, b.statistic);
+}

@@ -1,0 +1,179 @@
+// The definition of attention as plain loops: what every kernel is compared with. Shares no code with the library, so
+// that a mistake in one is not a mistake in both; slow on purpose.
+//
+//   s_ij = α q_i·k_j,   δ_i = Σ_{j visible} w(s_ij),   o_i = Σ_{j visible} w(s_ij) v_j / δ_i
+//
+// with q and k centred first. Softmax: the row statistic is ln δ_i instead of δ_i.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <vector>
+
+namespace reference {
+
+using Index = std::int64_t;
+using Real = long double;
+
+// [batch, heads, tokens, dim], contiguous.
+struct Tensor {
+  Index batch = 0, heads = 0, tokens = 0, dim = 0;
+  std::vector<double> values;
+
+  Tensor() = default;
+  Tensor(Index b, Index h, Index t, Index d)
+      : batch(b), heads(h), tokens(t), dim(d), values(static_cast<std::size_t>(b * h * t * d)) {}
+
+  double& operator()(Index b, Index h, Index t, Index a) { return values[offset(b, h, t, a)]; }
+  double operator()(Index b, Index h, Index t, Index a) const { return values[offset(b, h, t, a)]; }
+
+ private:
+  std::size_t offset(Index b, Index h, Index t, Index a) const {
+    return static_cast<std::size_t>(((b * heads + h) * tokens + t) * dim + a);
+  }
+};
+
+struct Weight {
+  enum class Kind { of_score, exponential, feature_product };
+
+  Kind kind = Kind::of_score;
+  std::function<Real(Real)> of_score;  // w(s), for Kind::of_score only
+};
+
+enum class Centre { none, sequence, prefix, prefix_exclusive };
+
+// `count[b]` rows of mean `mean[b, head, dim]` came before the call.
+struct History {
+  std::vector<Index> count;
+  std::vector<double> mean;
+};
+
+struct Call {
+  Tensor q, k, v;
+  Weight weight;
+  std::optional<double> scale;
+  bool causal = false;
+  Centre centre = Centre::none;
+  std::vector<Index> key_length, query_length;  // empty: all
+  std::optional<History> query_history, key_history;
+};
+
+struct Result {
+  Tensor output, statistic;  // statistic: the normaliser, for softmax its logarithm; dim 1
+};
+
+// Rows of one head minus their means, [tokens][dim].
+inline std::vector<std::vector<Real>> centred_rows(const Tensor& x, Index b, Index h, Centre centre, Index length,
+                                                   const std::optional<History>& history) {
+  const auto tokens = static_cast<std::size_t>(x.tokens);
+  const auto dim = static_cast<std::size_t>(x.dim);
+  std::vector<std::vector<Real>> rows(tokens, std::vector<Real>(dim));
+  for (std::size_t a = 0; a < dim; ++a) {
+    const auto value = [&](std::size_t t) { return Real(x(b, h, Index(t), Index(a))); };
+    Real sum = 0;    // of the rows so far, the history's included
+    Real count = 0;  // of the rows so far
+    if (history) {
+      count = Real(history->count[static_cast<std::size_t>(b)]);
+      sum = count * Real(history->mean[static_cast<std::size_t>((b * x.heads + h) * x.dim) + a]);
+    }
+    if (centre == Centre::sequence) {
+      for (std::size_t t = 0; t < static_cast<std::size_t>(length); ++t) sum += value(t);
+      count = Real(length);
+    }
+    for (std::size_t t = 0; t < tokens; ++t) {
+      if (centre == Centre::prefix) {
+        sum += value(t);
+        count += 1;
+      }
+      const Real mean = centre == Centre::none || count == 0 ? 0 : sum / count;
+      rows[t][a] = value(t) - mean;
+      if (centre == Centre::prefix_exclusive) {
+        sum += value(t);
+        count += 1;
+      }
+    }
+  }
+  return rows;
+}
+
+// Query i sees key j.
+inline bool visible(const Call& call, Index b, Index i, Index j) {
+  const auto at = static_cast<std::size_t>(b);
+  if (!call.key_length.empty() && j >= call.key_length[at]) return false;
+  if (!call.query_length.empty() && i >= call.query_length[at]) return false;
+  return !call.causal || j <= i + (call.k.tokens - call.q.tokens);
+}
+
+inline Real elu_plus_one(Real x) { return x > 0 ? x + 1 : std::exp(x); }
+
+// Only the query rows listed: result row r is query rows[r].
+inline Result attention(const Call& call, const std::vector<Index>& rows) {
+  const Index queries = call.q.tokens, keys = call.k.tokens, dim = call.q.dim, value_dim = call.v.dim;
+  const Index group = call.q.heads / call.k.heads;
+  const Real scale = call.scale ? Real(*call.scale) : 1 / std::sqrt(Real(dim));
+  const bool softmax = call.weight.kind == Weight::Kind::exponential;
+  Result result{Tensor(call.q.batch, call.q.heads, Index(rows.size()), value_dim),
+                Tensor(call.q.batch, call.q.heads, Index(rows.size()), 1)};
+  for (Index b = 0; b < call.q.batch; ++b) {
+    const auto batch = static_cast<std::size_t>(b);
+    const Index query_length = call.query_length.empty() ? queries : call.query_length[batch];
+    const Index key_length = call.key_length.empty() ? keys : call.key_length[batch];
+    for (Index h = 0; h < call.q.heads; ++h) {
+      const auto q = centred_rows(call.q, b, h, call.centre, query_length, call.query_history);
+      const auto k = centred_rows(call.k, b, h / group, call.centre, key_length, call.key_history);
+      for (std::size_t r = 0; r < rows.size(); ++r) {
+        const Index i = rows[r];
+        std::vector<Index> seen;
+        std::vector<Real> weight;
+        Real maximum = -std::numeric_limits<Real>::infinity();
+        for (Index j = 0; j < keys; ++j) {
+          if (!visible(call, b, i, j)) continue;
+          Real product = 0;
+          for (std::size_t a = 0; a < static_cast<std::size_t>(dim); ++a) {
+            const Real x = q[static_cast<std::size_t>(i)][a], y = k[static_cast<std::size_t>(j)][a];
+            product += call.weight.kind == Weight::Kind::feature_product ? elu_plus_one(x) * elu_plus_one(y) : x * y;
+          }
+          const Real score = scale * product;
+          seen.push_back(j);
+          switch (call.weight.kind) {
+            case Weight::Kind::of_score: weight.push_back(call.weight.of_score(score)); break;
+            case Weight::Kind::exponential: weight.push_back(score); break;
+            case Weight::Kind::feature_product: weight.push_back(product); break;
+          }
+          maximum = std::max(maximum, score);
+        }
+        if (softmax)
+          for (Real& w : weight) w = std::exp(w - maximum);
+        const Real normalizer = std::accumulate(weight.begin(), weight.end(), Real(0));
+        result.statistic(b, h, Index(r), 0) = double(softmax ? maximum + std::log(normalizer) : normalizer);
+        if (seen.empty()) {
+          result.statistic(b, h, Index(r), 0) = softmax ? -std::numeric_limits<double>::infinity() : 0;
+          continue;
+        }
+        for (Index a = 0; a < value_dim; ++a) {
+          Real sum = 0;
+          for (std::size_t s = 0; s < seen.size(); ++s) sum += weight[s] * Real(call.v(b, h / group, seen[s], a));
+          Real row = sum / normalizer;
+          if (normalizer == 0) row = 0;
+          if (normalizer < 0) row = std::numeric_limits<Real>::quiet_NaN();
+          result.output(b, h, Index(r), a) = double(row);
+        }
+      }
+    }
+  }
+  return result;
+}
+
+inline Result attention(const Call& call) {
+  std::vector<Index> rows(static_cast<std::size_t>(call.q.tokens));
+  std::iota(rows.begin(), rows.end(), Index{0});
+  return attention(call, rows);
+}
+
+}  // namespace reference

@@ -1,0 +1,92 @@
+// Results are a function of the call alone: the same bits for any number of threads, inside somebody's parallel region,
+// and with any workspace.
+#include "catch.hpp"
+#include "problem.hpp"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+struct ThreadCase {
+  const char* name;
+  Sizes sizes;
+  bool causal;
+};
+
+// One head or few are split along features, queries or keys; many are tasks of their own.
+const std::vector<ThreadCase> thread_cases{
+    {"one head", {700, 700, 16, 12}, false},
+    {"one causal head", {700, 700, 16, 12}, true},
+    {"one causal head, many chunks", {3000, 3000, 6, 5}, true},
+    {"one wide head", {300, 420, 48, 40}, false},
+    {"one group", {400, 400, 12, 9, 1, 8, 1}, true},
+    {"many heads", {200, 230, 8, 8, 3, 8, 4}, false},
+    {"many causal heads", {230, 230, 8, 8, 3, 8, 4}, true},
+    {"decode", {1, 5000, 16, 16, 1, 4, 2}, true},
+    {"few queries, many keys", {5, 4000, 16, 16}, false},
+    {"one query head, one token", {1, 1, 4, 4}, false},
+};
+
+template <class Check>
+void for_each_thread_case(const Check& check) {
+  Random random(31);
+  const auto visit = [&](const auto& named) {
+    for (const ThreadCase& c : thread_cases) {
+      Problem p = Problem::random(random, c.sizes, c.causal);
+      give_needed_history(random, p, named.centred);
+      for_float_and_double([&]<class T>() {
+        for (const csq::Method method : methods(named.factored)) {
+          INFO(named.name << ", " << c.name << ", " << name_of(method) << ", " << 8 * sizeof(T) << " bits");
+          Placed<T> placed(p);
+          check(named, placed, method);
+        }
+      });
+    }
+  };
+  visit(NamedMechanism<csq::Softmax>{"softmax", {}, {reference::Weight::Kind::exponential, {}}, false});
+  visit(NamedMechanism<csq::Csq>{"csq", {}, shifted_square(1), true, true, true});
+  visit(NamedMechanism<csq::Linear>{"linear", {}, {reference::Weight::Kind::feature_product, {}}, true, false});
+}
+
+}  // namespace
+
+TEST_CASE("the same bits for 1, 2, 3, 7 and all threads") {
+  for_each_thread_case([](const auto& named, auto& placed, csq::Method method) {
+    const auto expected = placed.attend(named.mechanism, {method, 0, 1});
+    for (const int threads : {2, 3, 7, 0}) {
+      INFO(threads << " threads");
+      CHECK(same_bits(placed.attend(named.mechanism, {method, 0, threads}), expected));
+    }
+  });
+}
+
+#ifdef _OPENMP
+TEST_CASE("the same bits inside somebody's parallel region") {
+  for_each_thread_case([](const auto& named, auto& placed, csq::Method method) {
+    const auto expected = placed.attend(named.mechanism, {method, 0, 2});
+    constexpr int members = 3;
+    std::array<bool, members> same{};
+    int team = 0;
+#pragma omp parallel num_threads(members)
+    {
+      auto own = std::remove_reference_t<decltype(placed)>(placed.problem);
+#pragma omp single
+      team = omp_get_num_threads();
+      same[std::size_t(omp_get_thread_num())] = same_bits(own.attend(named.mechanism, {method, 0, 7}), expected);
+    }
+    for (int member = 0; member < team; ++member) CHECK(same[std::size_t(member)]);
+  });
+}
+#endif
+
+TEST_CASE("the same bits with a workspace that other calls have left dirty") {
+  csq::Workspace workspace;
+  for_each_thread_case([&](const auto& named, auto& placed, csq::Method method) {
+    const auto expected = placed.attend(named.mechanism, {method, 0, 2});
+    CHECK(same_bits(placed.attend(named.mechanism, {method, 0, 2, &workspace}), expected));
+    std::memset(workspace.reserve(0), 0xff, workspace.bytes());  // NaN, whatever the type
+    CHECK(same_bits(placed.attend(named.mechanism, {method, 0, 1, &workspace}), expected));
+  });
+}

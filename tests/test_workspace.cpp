@@ -1,0 +1,118 @@
+// Scratch: a call with a workspace of its size allocates nothing, and workspace_bytes says how much that is.
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "catch.hpp"
+#include "problem.hpp"
+
+namespace {
+
+std::atomic<std::size_t> allocations{0};
+
+void* counted_allocation(std::size_t bytes, std::size_t alignment) {
+  ++allocations;
+  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted_allocation(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return counted_allocation(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace {
+
+struct WorkspaceCase {
+  const char* name;
+  Sizes sizes;
+  bool causal;
+};
+const std::vector<WorkspaceCase> workspace_cases{
+    {"one head", {300, 400, 12, 10}, false},        {"one causal head", {900, 900, 12, 10}, true},
+    {"grouped heads", {150, 200, 8, 8, 2, 8, 2}, false}, {"causal group", {400, 400, 8, 8, 1, 8, 1}, true},
+    {"decode", {1, 3000, 16, 16, 2, 4, 2}, false},   {"tiny", {3, 2, 1, 1}, false},
+};
+
+csq::Shape shape_of(const WorkspaceCase& c) {
+  const Sizes& s = c.sizes;
+  return {s.n, s.m, s.d, s.dv, s.batch, s.heads, s.kv_heads, c.causal};
+}
+
+// The call itself, without the copies that Placed::attend makes.
+template <class T, class M>
+std::size_t allocations_of(const M& mechanism, Placed<T>& placed, const csq::Options& options) {
+  const std::size_t before = allocations;
+  csq::attention(mechanism, csq::Heads<const T>(placed.q.view), csq::Heads<const T>(placed.k.view),
+                 csq::Heads<const T>(placed.v.view), placed.output.view, placed.statistic.view, options);
+  return allocations - before;
+}
+
+template <class Check>
+void for_each_workspace_case(const Check& check) {
+  Random random(51);
+  const auto visit = [&](const auto& named) {
+    for (const WorkspaceCase& c : workspace_cases) {
+      const Problem p = Problem::random(random, c.sizes, c.causal);
+      for_float_and_double([&]<class T>() {
+        for (const csq::Method method : methods(named.factored))
+          for (const int threads : {1, 2}) {
+            INFO(named.name << ", " << c.name << ", " << name_of(method) << ", " << 8 * sizeof(T) << " bits, "
+                            << threads << " threads");
+            Placed<T> placed(p);
+            csq::Workspace workspace;
+            check(named, c, placed, options_of(p, {method, 0, threads, &workspace}, nullptr, nullptr));
+          }
+      });
+    }
+  };
+  visit(NamedMechanism<csq::Softmax>{"softmax", {}, {reference::Weight::Kind::exponential, {}}, false});
+  visit(NamedMechanism<csq::Csq>{"csq", {}, shifted_square(1), true, true, true});
+  visit(NamedMechanism<csq::Linear>{"linear", {}, {reference::Weight::Kind::feature_product, {}}, true, false});
+}
+
+}  // namespace
+
+TEST_CASE("the counter counts") {
+  const std::size_t before = allocations;
+  std::vector<int> one(100);
+  CHECK(one.size() == 100);
+  CHECK(allocations == before + 1);
+}
+
+TEST_CASE("the second call with a workspace allocates nothing") {
+  for_each_workspace_case([]<class T>(const auto& named, const WorkspaceCase&, Placed<T>& placed,
+                                      const csq::Options& options) {
+    const std::size_t first = allocations_of(named.mechanism, placed, options);
+    const std::size_t second = allocations_of(named.mechanism, placed, options);
+    CHECK(first >= 1);
+    CHECK(second == 0);
+  });
+}
+
+TEST_CASE("workspace_bytes is what a call takes") {
+  for_each_workspace_case([]<class T>(const auto& named, const WorkspaceCase& c, Placed<T>& placed,
+                                      const csq::Options& options) {
+    const std::size_t said = csq::workspace_bytes<T>(named.mechanism, shape_of(c), options);
+    allocations_of(named.mechanism, placed, options);
+    const std::size_t taken = options.workspace->bytes();
+    CHECK(taken <= said);
+    CHECK(said <= taken + taken / 4 + 4096);
+  });
+}
+
+TEST_CASE("a workspace reserved by hand serves the first call") {
+  for_each_workspace_case([]<class T>(const auto& named, const WorkspaceCase& c, Placed<T>& placed,
+                                      const csq::Options& options) {
+    options.workspace->reserve(csq::workspace_bytes<T>(named.mechanism, shape_of(c), options));
+    CHECK(allocations_of(named.mechanism, placed, options) == 0);
+  });
+}
