@@ -185,8 +185,9 @@ Array<T> read(const std::string& path) {
 
 // Version 1, C order. A file that could not be written whole is removed.
 template <class T>
-  requires(std::same_as<T, float> || std::same_as<T, double>)
-void write(const std::string& path, std::span<const Index> shape, std::span<const T> data) {
+requires(std::same_as<T, float> || std::same_as<T, double>) void write(const std::string& path,
+                                                                       std::span<const Index> shape,
+                                                                       std::span<const T> data) {
   std::size_t count = 1;
   for (const Index size : shape) count *= static_cast<std::size_t>(size);
   if (count != data.size())

@@ -45,9 +45,7 @@ inline std::string directory() {
 }
 
 // How many forward cases the directory must hold: a test that found none would pass.
-inline std::size_t expected_count() {
-  return std::getenv("CSQ_GOLDEN_DIR") != nullptr ? whole_set : shipped_cases;
-}
+inline std::size_t expected_count() { return std::getenv("CSQ_GOLDEN_DIR") != nullptr ? whole_set : shipped_cases; }
 
 // [heads, tokens, dim], or [heads, tokens] with dim 1.
 inline Tensor load_tensor(const std::string& path) {

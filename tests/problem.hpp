@@ -51,13 +51,13 @@ class Random {
 
 // How [batch, heads, tokens, dim] lies in memory.
 enum class Layout {
-  contiguous,        // [B, H, N, D]
-  tokens_first,      // [B, N, H, D]
-  packed,            // the middle third of [B, N, 3, H, D]
-  column_major,      // [B, H, D, N]
-  gaps,              // every third element of padded rows
-  reversed,          // all strides negative
-  broadcast_batch,   // inputs only: zero strides
+  contiguous,       // [B, H, N, D]
+  tokens_first,     // [B, N, H, D]
+  packed,           // the middle third of [B, N, 3, H, D]
+  column_major,     // [B, H, D, N]
+  gaps,             // every third element of padded rows
+  reversed,         // all strides negative
+  broadcast_batch,  // inputs only: zero strides
   broadcast_heads,
   broadcast_tokens,
 };
@@ -70,15 +70,24 @@ inline const std::vector<Layout> input_layouts{
 inline std::array<Index, 4> strides_of(Layout layout, std::array<Index, 4> shape) {
   const auto [batch, heads, tokens, dim] = shape;
   switch (layout) {
-    case Layout::contiguous: return {heads * tokens * dim, tokens * dim, dim, 1};
-    case Layout::tokens_first: return {tokens * heads * dim, dim, heads * dim, 1};
-    case Layout::packed: return {tokens * 3 * heads * dim, dim, 3 * heads * dim, 1};
-    case Layout::column_major: return {heads * tokens * dim, tokens * dim, 1, tokens};
-    case Layout::gaps: return {heads * tokens * (3 * dim + 2) + 7, tokens * (3 * dim + 2), 3 * dim + 2, 3};
-    case Layout::reversed: return {-heads * tokens * dim, -tokens * dim, -dim, -1};
-    case Layout::broadcast_batch: return {0, tokens * dim, dim, 1};
-    case Layout::broadcast_heads: return {tokens * dim, 0, dim, 1};
-    case Layout::broadcast_tokens: return {heads * dim, dim, 0, 1};
+    case Layout::contiguous:
+      return {heads * tokens * dim, tokens * dim, dim, 1};
+    case Layout::tokens_first:
+      return {tokens * heads * dim, dim, heads * dim, 1};
+    case Layout::packed:
+      return {tokens * 3 * heads * dim, dim, 3 * heads * dim, 1};
+    case Layout::column_major:
+      return {heads * tokens * dim, tokens * dim, 1, tokens};
+    case Layout::gaps:
+      return {heads * tokens * (3 * dim + 2) + 7, tokens * (3 * dim + 2), 3 * dim + 2, 3};
+    case Layout::reversed:
+      return {-heads * tokens * dim, -tokens * dim, -dim, -1};
+    case Layout::broadcast_batch:
+      return {0, tokens * dim, dim, 1};
+    case Layout::broadcast_heads:
+      return {tokens * dim, 0, dim, 1};
+    case Layout::broadcast_tokens:
+      return {heads * dim, dim, 0, 1};
   }
   return {};
 }
@@ -145,9 +154,9 @@ inline Tensor random_tensor(Random& random, Index batch, Index heads, Index toke
     for (Index h = 0; h < heads; ++h)
       for (Index t = 0; t < tokens; ++t)
         for (Index a = 0; a < dim; ++a)
-          result(b, h, t, a) = tensor(layout == Layout::broadcast_batch ? 0 : b,
-                                      layout == Layout::broadcast_heads ? 0 : h,
-                                      layout == Layout::broadcast_tokens ? 0 : t, a);
+          result(b, h, t, a) =
+              tensor(layout == Layout::broadcast_batch ? 0 : b, layout == Layout::broadcast_heads ? 0 : h,
+                     layout == Layout::broadcast_tokens ? 0 : t, a);
   return result;
 }
 
@@ -220,14 +229,22 @@ template <class M>
 reference::Result reference_result(const NamedMechanism<M>& named, const Problem& p,
                                    const std::vector<Index>* rows = nullptr) {
   using reference::Centre;
-  reference::Call call{p.q,          p.k,            p.v, named.weight, p.scale, p.causal, Centre::none, p.key_length,
-                       p.query_length, p.query_history, p.key_history};
+  reference::Call call{p.q,          p.k,          p.v,          named.weight,   p.scale,
+                       p.causal,     Centre::none, p.key_length, p.query_length, p.query_history,
+                       p.key_history};
   if (!named.takes_scale) call.scale = 1;
   switch (effective_centering(p, named.centred)) {
-    case csq::Centering::sequence: call.centre = Centre::sequence; break;
-    case csq::Centering::prefix: call.centre = Centre::prefix; break;
-    case csq::Centering::prefix_exclusive: call.centre = Centre::prefix_exclusive; break;
-    default: break;
+    case csq::Centering::sequence:
+      call.centre = Centre::sequence;
+      break;
+    case csq::Centering::prefix:
+      call.centre = Centre::prefix;
+      break;
+    case csq::Centering::prefix_exclusive:
+      call.centre = Centre::prefix_exclusive;
+      break;
+    default:
+      break;
   }
   return rows != nullptr ? reference::attention(call, *rows) : reference::attention(call);
 }

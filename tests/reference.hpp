@@ -44,6 +44,8 @@ struct Weight {
 
   Kind kind = Kind::of_score;
   std::function<Real(Real)> of_score;  // w(s), for Kind::of_score only
+  // The same with every term positive: w at |α| Σ_a |q_a k_a| is what a sum of features adds up on its way to w(s).
+  std::function<Real(Real)> magnitude;
 };
 
 enum class Centre { none, sequence, prefix, prefix_exclusive };
@@ -66,6 +68,7 @@ struct Call {
 
 struct Result {
   Tensor output, statistic;  // statistic: the normaliser, for softmax its logarithm; dim 1
+  Tensor condition;          // Σ_j magnitude / δ_i: how much rounding of the features is amplified; dim 1, else 0
 };
 
 // Rows of one head minus their means, [tokens][dim].
@@ -119,6 +122,7 @@ inline Result attention(const Call& call, const std::vector<Index>& rows) {
   const Real scale = call.scale ? Real(*call.scale) : 1 / std::sqrt(Real(dim));
   const bool softmax = call.weight.kind == Weight::Kind::exponential;
   Result result{Tensor(call.q.batch, call.q.heads, Index(rows.size()), value_dim),
+                Tensor(call.q.batch, call.q.heads, Index(rows.size()), 1),
                 Tensor(call.q.batch, call.q.heads, Index(rows.size()), 1)};
   for (Index b = 0; b < call.q.batch; ++b) {
     const auto batch = static_cast<std::size_t>(b);
@@ -132,21 +136,30 @@ inline Result attention(const Call& call, const std::vector<Index>& rows) {
         std::vector<Index> seen;
         std::vector<Real> weight;
         Real maximum = -std::numeric_limits<Real>::infinity();
+        Real magnitude = 0;
         for (Index j = 0; j < keys; ++j) {
           if (!visible(call, b, i, j)) continue;
-          Real product = 0;
+          Real product = 0, absolute = 0;
           for (std::size_t a = 0; a < static_cast<std::size_t>(dim); ++a) {
             const Real x = q[static_cast<std::size_t>(i)][a], y = k[static_cast<std::size_t>(j)][a];
             product += call.weight.kind == Weight::Kind::feature_product ? elu_plus_one(x) * elu_plus_one(y) : x * y;
+            absolute += std::abs(scale * x * y);
           }
           const Real score = scale * product;
           seen.push_back(j);
           switch (call.weight.kind) {
-            case Weight::Kind::of_score: weight.push_back(call.weight.of_score(score)); break;
-            case Weight::Kind::exponential: weight.push_back(score); break;
-            case Weight::Kind::feature_product: weight.push_back(product); break;
+            case Weight::Kind::of_score:
+              weight.push_back(call.weight.of_score(score));
+              break;
+            case Weight::Kind::exponential:
+              weight.push_back(score);
+              break;
+            case Weight::Kind::feature_product:
+              weight.push_back(product);
+              break;
           }
           maximum = std::max(maximum, score);
+          if (call.weight.magnitude) magnitude += call.weight.magnitude(absolute);
         }
         if (softmax)
           for (Real& w : weight) w = std::exp(w - maximum);
@@ -156,6 +169,7 @@ inline Result attention(const Call& call, const std::vector<Index>& rows) {
           result.statistic(b, h, Index(r), 0) = softmax ? -std::numeric_limits<double>::infinity() : 0;
           continue;
         }
+        if (normalizer != 0) result.condition(b, h, Index(r), 0) = double(magnitude / std::abs(normalizer));
         for (Index a = 0; a < value_dim; ++a) {
           Real sum = 0;
           for (std::size_t s = 0; s < seen.size(); ++s) sum += weight[s] * Real(call.v(b, h / group, seen[s], a));

@@ -35,8 +35,8 @@ bool row_is_nan(const std::vector<float>& x, Index row, Index dim) {
 }
 
 // Batch, heads and sizes for which every path of the causal scan is taken (t = 9 for these widths).
-const std::vector<Sizes> causal_sizes{{90, 90, 4, 5, 2, 4, 2}, {60, 150, 4, 5, 2, 4, 2}, {150, 60, 4, 5, 2, 4, 2},
-                                      {310, 310, 3, 4, 1, 1, 1}};
+const std::vector<Sizes> causal_sizes{
+    {90, 90, 4, 5, 2, 4, 2}, {60, 150, 4, 5, 2, 4, 2}, {150, 60, 4, 5, 2, 4, 2}, {310, 310, 3, 4, 1, 1, 1}};
 
 template <class M>
 std::vector<Centering> causal_centrings(const NamedMechanism<M>& named) {
@@ -50,8 +50,8 @@ const std::vector<std::pair<Poison, const char*>> poisons{{Poison::value_nan, "N
                                                           {Poison::key_nan, "NaN in k"},
                                                           {Poison::key_infinity, "infinity in k"}};
 
-// Poisons key `token` of the last batch and last key head: exactly the rows that see it may notice, and must. A row whose
-// weights are all zero is zero whatever its values are.
+// Poisons key `token` of the last batch and last key head: exactly the rows that see it may notice, and must. A row
+// whose weights are all zero is zero whatever its values are.
 template <class M>
 void check_poison(const NamedMechanism<M>& named, const Problem& p, const Outputs<float>& clean, Poison poison,
                   Index token, const Run& run) {
@@ -181,8 +181,8 @@ TEST_CASE("whatever lies beyond the lengths changes nothing, to the bit") {
             for (Index h = 0; h < x.heads; ++h)
               for (Index t = length[std::size_t(b)]; t < x.tokens; ++t)
                 for (Index a = 0; a < x.dim; ++a)
-                  x(b, h, t, a) = t % 2 == 0 ? std::numeric_limits<double>::quiet_NaN()
-                                             : -std::numeric_limits<double>::infinity();
+                  x(b, h, t, a) =
+                      t % 2 == 0 ? std::numeric_limits<double>::quiet_NaN() : -std::numeric_limits<double>::infinity();
         };
         fill(padded.q, p.query_length);
         fill(padded.k, p.key_length);

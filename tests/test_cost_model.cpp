@@ -13,9 +13,7 @@ using csq::Method;
 double deviation(double x, double expected) { return std::abs(x / expected - 1); }
 
 // t = D(dᵥ+1)/(d+dᵥ): how many keys cost as much directly as one read.
-double break_even(Index d) {
-  return double((d + 1) * (d + 2) / 2) * double(d + 1) / double(2 * d);
-}
+double break_even(Index d) { return double((d + 1) * (d + 2) / 2) * double(d + 1) / double(2 * d); }
 
 csq::Shape square(double tokens, Index d, bool causal = false, Index group = 1) {
   const auto n = static_cast<Index>(tokens);

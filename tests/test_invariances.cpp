@@ -32,7 +32,8 @@ TEST_CASE("without a mask the order of the keys does not matter") {
       Problem permuted = p;
       std::vector<Index> order(std::size_t(p.k.tokens));
       std::iota(order.begin(), order.end(), Index{0});
-      for (Index t = p.k.tokens - 1; t > 0; --t) std::swap(order[std::size_t(t)], order[std::size_t(random.integer(0, t))]);
+      for (Index t = p.k.tokens - 1; t > 0; --t)
+        std::swap(order[std::size_t(t)], order[std::size_t(random.integer(0, t))]);
       const auto permute = [&](const Tensor& from, Tensor& to) {
         for (Index b = 0; b < from.batch; ++b)
           for (Index h = 0; h < from.heads; ++h)
@@ -65,8 +66,8 @@ TEST_CASE("Csq is unchanged by a constant added to all keys or to all queries") 
       add_to_all(of_keys ? moved.k : moved.q, constant);
       for_float_and_double([&]<class T>() {
         for (const csq::Method method : methods(true)) {
-          INFO((of_keys ? "keys, " : "queries, ") << name_of(method) << ", " << 8 * sizeof(T) << " bits, "
-                                                  << p.describe());
+          INFO((of_keys ? "keys, " : "queries, ")
+               << name_of(method) << ", " << 8 * sizeof(T) << " bits, " << p.describe());
           const Outputs<T> x = attend<T>(csq::Csq{}, p, {method});
           const Outputs<T> y = attend<T>(csq::Csq{}, moved, {method});
           CHECK(difference(y.output, x.output) <= rounding<T>);

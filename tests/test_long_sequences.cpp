@@ -13,9 +13,7 @@ Problem offset_problem(std::uint64_t seed, Index n, Index d, Index dv) {
   return p;
 }
 
-std::vector<Index> some_rows(Index n) {
-  return {0, 1, 2, n / 7, n / 3, n / 2 + 1, n - 1000, n - 145, n - 2, n - 1};
-}
+std::vector<Index> some_rows(Index n) { return {0, 1, 2, n / 7, n / 3, n / 2 + 1, n - 1000, n - 145, n - 2, n - 1}; }
 
 template <class T>
 std::vector<double> rows_of(const std::vector<T>& values, const std::vector<Index>& rows, Index dim) {

@@ -45,9 +45,7 @@ void for_each_thread_case(const Check& check) {
       });
     }
   };
-  visit(NamedMechanism<csq::Softmax>{"softmax", {}, {reference::Weight::Kind::exponential, {}}, false});
-  visit(NamedMechanism<csq::Csq>{"csq", {}, shifted_square(1), true, true, true});
-  visit(NamedMechanism<csq::Linear>{"linear", {}, {reference::Weight::Kind::feature_product, {}}, true, false});
+  for_typical_mechanisms(visit);
 }
 
 }  // namespace

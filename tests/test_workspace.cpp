@@ -37,9 +37,12 @@ struct WorkspaceCase {
   bool causal;
 };
 const std::vector<WorkspaceCase> workspace_cases{
-    {"one head", {300, 400, 12, 10}, false},        {"one causal head", {900, 900, 12, 10}, true},
-    {"grouped heads", {150, 200, 8, 8, 2, 8, 2}, false}, {"causal group", {400, 400, 8, 8, 1, 8, 1}, true},
-    {"decode", {1, 3000, 16, 16, 2, 4, 2}, false},   {"tiny", {3, 2, 1, 1}, false},
+    {"one head", {300, 400, 12, 10}, false},
+    {"one causal head", {900, 900, 12, 10}, true},
+    {"grouped heads", {150, 200, 8, 8, 2, 8, 2}, false},
+    {"causal group", {400, 400, 8, 8, 1, 8, 1}, true},
+    {"decode", {1, 3000, 16, 16, 2, 4, 2}, false},
+    {"tiny", {3, 2, 1, 1}, false},
 };
 
 csq::Shape shape_of(const WorkspaceCase& c) {
@@ -74,9 +77,7 @@ void for_each_workspace_case(const Check& check) {
       });
     }
   };
-  visit(NamedMechanism<csq::Softmax>{"softmax", {}, {reference::Weight::Kind::exponential, {}}, false});
-  visit(NamedMechanism<csq::Csq>{"csq", {}, shifted_square(1), true, true, true});
-  visit(NamedMechanism<csq::Linear>{"linear", {}, {reference::Weight::Kind::feature_product, {}}, true, false});
+  for_typical_mechanisms(visit);
 }
 
 }  // namespace
@@ -89,30 +90,30 @@ TEST_CASE("the counter counts") {
 }
 
 TEST_CASE("the second call with a workspace allocates nothing") {
-  for_each_workspace_case([]<class T>(const auto& named, const WorkspaceCase&, Placed<T>& placed,
-                                      const csq::Options& options) {
-    const std::size_t first = allocations_of(named.mechanism, placed, options);
-    const std::size_t second = allocations_of(named.mechanism, placed, options);
-    CHECK(first >= 1);
-    CHECK(second == 0);
-  });
+  for_each_workspace_case(
+      []<class T>(const auto& named, const WorkspaceCase&, Placed<T>& placed, const csq::Options& options) {
+        const std::size_t first = allocations_of(named.mechanism, placed, options);
+        const std::size_t second = allocations_of(named.mechanism, placed, options);
+        CHECK(first >= 1);
+        CHECK(second == 0);
+      });
 }
 
 TEST_CASE("workspace_bytes is what a call takes") {
-  for_each_workspace_case([]<class T>(const auto& named, const WorkspaceCase& c, Placed<T>& placed,
-                                      const csq::Options& options) {
-    const std::size_t said = csq::workspace_bytes<T>(named.mechanism, shape_of(c), options);
-    allocations_of(named.mechanism, placed, options);
-    const std::size_t taken = options.workspace->bytes();
-    CHECK(taken <= said);
-    CHECK(said <= taken + taken / 4 + 4096);
-  });
+  for_each_workspace_case(
+      []<class T>(const auto& named, const WorkspaceCase& c, Placed<T>& placed, const csq::Options& options) {
+        const std::size_t said = csq::workspace_bytes<T>(named.mechanism, shape_of(c), options);
+        allocations_of(named.mechanism, placed, options);
+        const std::size_t taken = options.workspace->bytes();
+        CHECK(taken <= said);
+        CHECK(said <= taken + taken / 4 + 4096);
+      });
 }
 
 TEST_CASE("a workspace reserved by hand serves the first call") {
-  for_each_workspace_case([]<class T>(const auto& named, const WorkspaceCase& c, Placed<T>& placed,
-                                      const csq::Options& options) {
-    options.workspace->reserve(csq::workspace_bytes<T>(named.mechanism, shape_of(c), options));
-    CHECK(allocations_of(named.mechanism, placed, options) == 0);
-  });
+  for_each_workspace_case(
+      []<class T>(const auto& named, const WorkspaceCase& c, Placed<T>& placed, const csq::Options& options) {
+        options.workspace->reserve(csq::workspace_bytes<T>(named.mechanism, shape_of(c), options));
+        CHECK(allocations_of(named.mechanism, placed, options) == 0);
+      });
 }

@@ -1,0 +1,421 @@
+// A call that cannot mean anything throws std::invalid_argument, names the argument and the sizes, and writes nothing.
+#include <cctype>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "problem.hpp"
+
+namespace {
+
+constexpr Index huge = Index{1} << 62;
+constexpr double nan_value = std::numeric_limits<double>::quiet_NaN();
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// A call that is right, in memory larger than it needs; a case below makes one thing wrong.
+struct Call {
+  std::vector<float> q_memory = std::vector<float>(4096, 0.5f), k_memory = q_memory, v_memory = q_memory;
+  std::vector<float> out_memory = std::vector<float>(4096, -77.25f), normalizer_memory = out_memory;
+  csq::Heads<const float> q{q_memory.data(), {2, 4, 6, 3}};
+  csq::Heads<const float> k{k_memory.data(), {2, 2, 6, 3}};
+  csq::Heads<const float> v{v_memory.data(), {2, 2, 6, 5}};
+  csq::Heads<float> out{out_memory.data(), {2, 4, 6, 5}};
+  csq::Heads<float> normalizer{normalizer_memory.data(), {2, 4, 6, 1}};
+  csq::Options options;
+  std::vector<Index> lengths, counts{3, 4};
+  std::vector<double> means = std::vector<double>(2 * 4 * 3, 0.25);
+  csq::History history;
+
+  Call() = default;
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  void set_key_length(std::vector<Index> values) {
+    lengths = std::move(values);
+    options.key_length = lengths;
+  }
+  void set_query_length(std::vector<Index> values) {
+    lengths = std::move(values);
+    options.query_length = lengths;
+  }
+  void set_query_history(csq::Centering centering) {
+    history = {counts, means};
+    options.query_history = &history;
+    options.centering = centering;
+  }
+  void set_key_history(csq::Centering centering) {
+    means.resize(2 * 2 * 3);
+    history = {counts, means};
+    options.key_history = &history;
+    options.centering = centering;
+  }
+};
+
+template <class M>
+std::function<void(Call&)> run_with(M mechanism) {
+  return [mechanism](Call& c) { csq::attention(mechanism, c.q, c.k, c.v, c.out, c.normalizer, c.options); };
+}
+
+struct ErrorCase {
+  const char* name;
+  std::function<void(Call&)> edit;
+  std::vector<const char*> words;  // the message has each of them, as a word of its own
+  std::function<void(Call&)> run = run_with(csq::Csq{});
+};
+
+bool mentions(const std::string& message, const std::string& word) {
+  const auto is_part = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+  for (std::size_t at = message.find(word); at != std::string::npos; at = message.find(word, at + 1)) {
+    const bool starts = at == 0 || !is_part(message[at - 1]);
+    const bool ends = at + word.size() == message.size() || !is_part(message[at + word.size()]);
+    if (starts && ends) return true;
+  }
+  return false;
+}
+
+void check_rejected(const ErrorCase& error) {
+  INFO(error.name);
+  Call call;
+  error.edit(call);
+  std::string message;
+  try {
+    error.run(call);
+  } catch (const std::invalid_argument& thrown) {
+    message = thrown.what();
+  }
+  INFO("message: " << message);
+  CHECK(message.starts_with("csq: "));
+  for (const char* word : error.words) {
+    INFO("word: " << word);
+    CHECK(mentions(message, word));
+  }
+  const std::vector<float> untouched(4096, -77.25f);
+  CHECK(same_bits(call.out_memory, untouched));
+  CHECK(same_bits(call.normalizer_memory, untouched));
+}
+
+using csq::Centering;
+
+}  // namespace
+
+TEST_CASE("the call that the error cases start from is right, with every option that they break") {
+  const auto check_accepted = [](const std::function<void(Call&)>& edit) {
+    Call call;
+    edit(call);
+    CHECK_NOTHROW(run_with(csq::Csq{})(call));
+    CHECK(std::abs(call.out_memory[0] - 0.5f) <= 1e-6f);
+  };
+  check_accepted([](Call&) {});
+  check_accepted([](Call& c) { c.set_key_length({6, 1}); });
+  check_accepted([](Call& c) { c.set_query_length({1, 6}); });
+  check_accepted([](Call& c) { c.set_query_history(Centering::prefix); });
+  check_accepted([](Call& c) { c.set_key_history(Centering::prefix_exclusive); });
+  check_accepted([](Call& c) { c.options.method = csq::Method::factored; });
+}
+
+TEST_CASE("sizes that do not fit each other") {
+  const std::vector<ErrorCase> cases{
+      {"batch of k",
+       [](Call& c) {
+         c.k = {c.k.data, {3, 2, 6, 3}};
+       },
+       {"k", "batch", "3", "2"}},
+      {"batch of v",
+       [](Call& c) {
+         c.v = {c.v.data, {1, 2, 6, 5}};
+       },
+       {"v", "batch", "1", "2"}},
+      {"dim of k",
+       [](Call& c) {
+         c.k = {c.k.data, {2, 2, 6, 7}};
+       },
+       {"k", "dim", "7", "3"}},
+      {"tokens of v",
+       [](Call& c) {
+         c.v = {c.v.data, {2, 2, 9, 5}};
+       },
+       {"v", "tokens", "9", "6"}},
+      {"heads of v",
+       [](Call& c) {
+         c.v = {c.v.data, {2, 4, 6, 5}};
+       },
+       {"v", "heads", "4", "2"}},
+      {"heads that do not divide",
+       [](Call& c) {
+         c.k = {c.k.data, {2, 3, 6, 3}};
+         c.v = {c.v.data, {2, 3, 6, 5}};
+       },
+       {"heads", "4", "3"}},
+      {"more key heads than query heads",
+       [](Call& c) {
+         c.k = {c.k.data, {2, 8, 6, 3}};
+         c.v = {c.v.data, {2, 8, 6, 5}};
+       },
+       {"heads", "4", "8"}},
+      {"no key heads",
+       [](Call& c) {
+         c.k = {c.k.data, {2, 0, 6, 3}};
+         c.v = {c.v.data, {2, 0, 6, 5}};
+       },
+       {"heads", "0"}},
+      {"no query heads",
+       [](Call& c) {
+         c.q = {c.q.data, {2, 0, 6, 3}};
+         c.out = {c.out.data, {2, 0, 6, 5}};
+         c.normalizer = {c.normalizer.data, {2, 0, 6, 1}};
+       },
+       {"heads", "0"}},
+      {"no key dim",
+       [](Call& c) {
+         c.q = {c.q.data, {2, 4, 6, 0}};
+         c.k = {c.k.data, {2, 2, 6, 0}};
+       },
+       {"q", "dim", "0"}},
+      {"no value dim",
+       [](Call& c) {
+         c.v = {c.v.data, {2, 2, 6, 0}};
+         c.out = {c.out.data, {2, 4, 6, 0}};
+       },
+       {"v", "dim", "0"}},
+      {"batch of out",
+       [](Call& c) {
+         c.out = {c.out.data, {1, 4, 6, 5}};
+       },
+       {"out", "1", "2"}},
+      {"heads of out",
+       [](Call& c) {
+         c.out = {c.out.data, {2, 2, 6, 5}};
+       },
+       {"out", "2", "4"}},
+      {"tokens of out",
+       [](Call& c) {
+         c.out = {c.out.data, {2, 4, 5, 5}};
+       },
+       {"out", "5", "6"}},
+      {"dim of out",
+       [](Call& c) {
+         c.out = {c.out.data, {2, 4, 6, 3}};
+       },
+       {"out", "3", "5"}},
+      {"tokens of normalizer",
+       [](Call& c) {
+         c.normalizer = {c.normalizer.data, {2, 4, 7, 1}};
+       },
+       {"normalizer", "7", "6"}},
+      {"dim of normalizer",
+       [](Call& c) {
+         c.normalizer = {c.normalizer.data, {2, 4, 6, 5}};
+       },
+       {"normalizer", "5", "1"}},
+  };
+  for (const ErrorCase& error : cases) check_rejected(error);
+}
+
+TEST_CASE("sizes and memory that cannot be") {
+  const std::vector<ErrorCase> cases{
+      {"negative tokens", [](Call& c) { c.q.shape[2] = -6; }, {"q", "-6"}},
+      {"negative batch", [](Call& c) { c.k.shape[0] = -2; }, {"k", "-2"}},
+      {"negative heads", [](Call& c) { c.v.shape[1] = -1; }, {"v", "-1"}},
+      {"negative dim", [](Call& c) { c.out.shape[3] = -5; }, {"out", "-5"}},
+      {"a size that overflows", [](Call& c) { c.q.shape[2] = huge; }, {"q", "overflows"}},
+      {"a stride that overflows", [](Call& c) { c.k.stride[2] = huge; }, {"k", "overflows"}},
+      {"a negative stride that overflows", [](Call& c) { c.v.stride[2] = -huge; }, {"v", "overflows"}},
+      {"the most negative stride", [](Call& c) { c.k.stride[1] = INT64_MIN; }, {"k", "overflows"}},
+      {"bytes that overflow",
+       [](Call& c) {
+         c.q.shape = {1, 1, huge / 3, 3};
+         c.q.stride = {0, 0, 3, 1};
+       },
+       {"q", "overflows"}},
+      {"an output that overflows", [](Call& c) { c.out.shape[2] = huge; }, {"out", "overflows"}},
+      {"null q", [](Call& c) { c.q.data = nullptr; }, {"q", "null"}},
+      {"null k", [](Call& c) { c.k.data = nullptr; }, {"k", "null"}},
+      {"null v", [](Call& c) { c.v.data = nullptr; }, {"v", "null"}},
+      {"null out", [](Call& c) { c.out.data = nullptr; }, {"out", "null"}},
+      {"null normalizer", [](Call& c) { c.normalizer.data = nullptr; }, {"normalizer", "null"}},
+  };
+  for (const ErrorCase& error : cases) check_rejected(error);
+  CHECK_THROWS_AS(csq::Heads<float>(nullptr, {2, huge, huge, 3}), std::invalid_argument);
+}
+
+TEST_CASE("outputs that overlap") {
+  const std::vector<ErrorCase> cases{
+      {"zero token stride", [](Call& c) { c.out.stride[2] = 0; }, {"out", "stride", "6"}},
+      {"zero dim stride", [](Call& c) { c.out.stride[3] = 0; }, {"out", "stride", "5"}},
+      {"zero head stride", [](Call& c) { c.normalizer.stride[1] = 0; }, {"normalizer", "stride", "4"}},
+      {"zero batch stride", [](Call& c) { c.out.stride[0] = 0; }, {"out", "stride", "2"}},
+      {"tokens on each other", [](Call& c) { c.out.stride[2] = 4; }, {"out"}},
+      {"tokens on each other, backwards",
+       [](Call& c) {
+         c.out.data += 100;
+         c.out.stride[2] = -1;
+       },
+       {"out"}},
+      {"heads on each other", [](Call& c) { c.out.stride[1] = 29; }, {"out"}},
+      {"tokens of normalizer on its heads", [](Call& c) { c.normalizer.stride[1] = 5; }, {"normalizer"}},
+      {"out is q", [](Call& c) { c.out.data = c.q_memory.data(); }, {"out", "q"}},
+      {"out is k", [](Call& c) { c.out.data = c.k_memory.data(); }, {"out", "k"}},
+      {"out is v", [](Call& c) { c.out.data = c.v_memory.data(); }, {"out", "v"}},
+      {"normalizer is q", [](Call& c) { c.normalizer.data = c.q_memory.data(); }, {"normalizer", "q"}},
+      {"normalizer is k", [](Call& c) { c.normalizer.data = c.k_memory.data(); }, {"normalizer", "k"}},
+      {"normalizer is v", [](Call& c) { c.normalizer.data = c.v_memory.data(); }, {"normalizer", "v"}},
+      {"normalizer is out", [](Call& c) { c.normalizer.data = c.out.data; }, {"normalizer", "out"}},
+  };
+  for (const ErrorCase& error : cases) {
+    check_rejected(error);
+    // Without a normalizer the same check must hold for `out` alone.
+    ErrorCase alone = error;
+    alone.run = [](Call& c) { csq::attention(csq::Csq{}, c.q, c.k, c.v, c.out, c.options); };
+    if (std::string(error.words.front()) == "out") check_rejected(alone);
+  }
+}
+
+TEST_CASE("options that mean nothing") {
+  const auto shorter_queries = [](Call& c) {
+    c.q.shape[2] = c.out.shape[2] = c.normalizer.shape[2] = 4;
+    c.options.causal = true;
+  };
+  const std::vector<ErrorCase> cases{
+      {"NaN scale", [](Call& c) { c.options.scale = nan_value; }, {"scale", "nan"}},
+      {"infinite scale", [](Call& c) { c.options.scale = -infinity; }, {"scale"}},
+      {"key_length beyond the keys",
+       [](Call& c) {
+         c.set_key_length({6, 7});
+       },
+       {"key_length", "7", "6"}},
+      {"negative key_length",
+       [](Call& c) {
+         c.set_key_length({-1, 6});
+       },
+       {"key_length", "-1", "6"}},
+      {"key_length for another batch",
+       [](Call& c) {
+         c.set_key_length({6, 6, 6});
+       },
+       {"key_length", "3", "2"}},
+      {"query_length beyond the queries",
+       [](Call& c) {
+         c.set_query_length({8, 6});
+       },
+       {"query_length", "8", "6"}},
+      {"negative query_length",
+       [](Call& c) {
+         c.set_query_length({6, -3});
+       },
+       {"query_length", "-3", "6"}},
+      {"query_length for another batch", [](Call& c) { c.set_query_length({6}); }, {"query_length", "1", "2"}},
+      {"query history with sequence centring",
+       [](Call& c) { c.set_query_history(Centering::sequence); },
+       {"query_history"}},
+      {"query history without centring", [](Call& c) { c.set_query_history(Centering::none); }, {"query_history"}},
+      {"query history with what automatic means here",
+       [](Call& c) { c.set_query_history(Centering::automatic); },
+       {"query_history"}},
+      {"key history with sequence centring", [](Call& c) { c.set_key_history(Centering::sequence); }, {"key_history"}},
+      {"key history without centring", [](Call& c) { c.set_key_history(Centering::none); }, {"key_history"}},
+      {"query history with counts for another batch",
+       [](Call& c) {
+         c.counts = {1, 2, 3};
+         c.set_query_history(Centering::prefix);
+       },
+       {"query_history", "3", "2"}},
+      {"query history with means for other sizes",
+       [](Call& c) {
+         c.means.resize(12);
+         c.set_query_history(Centering::prefix);
+       },
+       {"query_history", "12", "24"}},
+      {"key history with means of the query heads",
+       [](Call& c) {
+         c.set_key_history(Centering::prefix);
+         c.means.resize(24);
+         c.history.mean = c.means;
+       },
+       {"key_history", "24", "12"}},
+      {"negative count",
+       [](Call& c) {
+         c.counts = {5, -5};
+         c.set_query_history(Centering::prefix);
+       },
+       {"query_history", "-5"}},
+      {"causal prefix centring with fewer queries than keys", shorter_queries, {"query_history", "4", "6"}},
+      {"the same, exclusive",
+       [shorter_queries](Call& c) {
+         shorter_queries(c);
+         c.options.centering = Centering::prefix_exclusive;
+       },
+       {"query_history", "4", "6"}},
+      {"the same for softmax, asked to centre",
+       [shorter_queries](Call& c) {
+         shorter_queries(c);
+         c.options.centering = Centering::prefix;
+       },
+       {"query_history", "4", "6"},
+       run_with(csq::Softmax{})},
+      {"negative chunk", [](Call& c) { c.options.chunk = -16; }, {"chunk", "-16"}},
+      {"negative threads", [](Call& c) { c.options.threads = -2; }, {"threads", "-2"}},
+  };
+  for (const ErrorCase& error : cases) check_rejected(error);
+}
+
+TEST_CASE("mechanisms that cannot be, or cannot do what is asked") {
+  const auto nothing = [](Call&) {};
+  const auto factored = [](Call& c) { c.options.method = csq::Method::factored; };
+  const std::vector<ErrorCase> cases{
+      {"scale for Linear", [](Call& c) { c.options.scale = 0.5; }, {"scale", "Linear", "0.5"}, run_with(csq::Linear{})},
+      {"Quadratic that is negative somewhere", nothing, {"Quadratic", "3"}, run_with(csq::Quadratic{1, 3, 1})},
+      {"Quadratic that opens downwards", nothing, {"Quadratic", "-1"}, run_with(csq::Quadratic{4, 0, -1})},
+      {"linear Quadratic", nothing, {"Quadratic"}, run_with(csq::Quadratic{4, 1, 0})},
+      {"zero Quadratic", nothing, {"Quadratic"}, run_with(csq::Quadratic{0, 0, 0})},
+      {"negative constant Quadratic", nothing, {"Quadratic", "-2"}, run_with(csq::Quadratic{-2, 0, 0})},
+      {"Quadratic with NaN", nothing, {"Quadratic", "nan"}, run_with(csq::Quadratic{nan_value, 0, 1})},
+      {"Quadratic with infinity", nothing, {"Quadratic", "inf"}, run_with(csq::Quadratic{1, 0, infinity})},
+      {"NaN shift", nothing, {"shift"}, run_with(csq::Csq{nan_value})},
+      {"infinite shift", nothing, {"shift"}, run_with(csq::ShiftedQuadratic{infinity})},
+      {"Polynomial without coefficients", nothing, {"Polynomial"}, run_with(csq::Polynomial{})},
+      {"Polynomial with NaN", nothing, {"Polynomial"}, run_with(csq::Polynomial{{1, nan_value}})},
+      {"PositivePolynomial without root", nothing, {"PositivePolynomial"}, run_with(csq::PositivePolynomial{{}, 1, 0})},
+      {"PositivePolynomial of no radius",
+       nothing,
+       {"PositivePolynomial", "radius", "0"},
+       run_with(csq::PositivePolynomial{{1, 1}, 0, 0})},
+      {"factored Softmax", factored, {"method", "factored"}, run_with(csq::Softmax{})},
+      {"factored Polynomial", factored, {"method", "factored"}, run_with(csq::Polynomial{{1, 1, 1}})},
+      {"factored PositivePolynomial",
+       factored,
+       {"method", "factored"},
+       run_with(csq::PositivePolynomial{{1, 1}, 1, 0.5})},
+  };
+  for (const ErrorCase& error : cases) check_rejected(error);
+}
+
+TEST_CASE("the matrix forms reject the same and keep what the caller has") {
+  using Matrix = csq::Matrix<double>;
+  const Matrix q = Matrix::Ones(4, 3), k = Matrix::Ones(5, 3), v = Matrix::Ones(5, 2);
+  const Matrix narrow = Matrix::Ones(5, 2), shorter = Matrix::Ones(4, 2);
+  Matrix out = Matrix::Constant(7, 7, 3), normalizer = Matrix::Constant(6, 2, 4);
+  const Matrix out_before = out, normalizer_before = normalizer;
+  const auto check_unchanged = [&] {
+    CHECK((out.rows() == 7 && out.cols() == 7 && out == out_before));
+    CHECK((normalizer.rows() == 6 && normalizer.cols() == 2 && normalizer == normalizer_before));
+  };
+  CHECK_THROWS_AS(csq::attention(csq::Csq{}, q, narrow, v, out, normalizer), std::invalid_argument);
+  check_unchanged();
+  CHECK_THROWS_AS(csq::attention(csq::Csq{}, q, k, shorter, out), std::invalid_argument);
+  check_unchanged();
+  csq::Options options;
+  options.scale = nan_value;
+  CHECK_THROWS_AS(csq::attention(csq::Csq{}, q, k, v, out, normalizer, options), std::invalid_argument);
+  check_unchanged();
+  CHECK_THROWS_AS(csq::attention(csq::Csq{}, q, narrow, v), std::invalid_argument);
+
+  Matrix square = Matrix::Ones(4, 4);
+  const Matrix square_before = square;
+  CHECK_THROWS_AS(csq::attention(csq::Csq{}, square, square, square, square), std::invalid_argument);
+  CHECK_THROWS_AS(csq::attention(csq::Csq{}, q, k, v, out, out), std::invalid_argument);
+  CHECK(square == square_before);
+  check_unchanged();
+}
