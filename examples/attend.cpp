@@ -199,7 +199,6 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   const csq::Heads<T> out_view(out.data(), {1, q.heads(), q.tokens(), v.dim()});
   const csq::Heads<T> normalizer_view(normalizer.data(), {1, q.heads(), q.tokens(), 1});
 
-  csq::Method method = arguments.method;
   const auto start = std::chrono::steady_clock::now();
   std::visit(
       [&](const auto& chosen) {
@@ -210,17 +209,18 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
       },
       mechanism);
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
-  if (method == csq::Method::automatic) {
-    const csq::Shape shape{.queries = q.tokens(),
-                           .keys = k.tokens(),
-                           .key_dim = q.dim(),
-                           .value_dim = v.dim(),
-                           .batch = 1,
-                           .heads = q.heads(),
-                           .kv_heads = k.heads(),
-                           .causal = options.causal};
-    method = std::visit([&](const auto& chosen) { return csq::choose_method(chosen, shape); }, mechanism);
-  }
+  const csq::Shape sizes{.queries = q.tokens(),
+                         .keys = k.tokens(),
+                         .key_dim = q.dim(),
+                         .value_dim = v.dim(),
+                         .heads = q.heads(),
+                         .kv_heads = k.heads()};
+  const csq::Method used =
+      std::visit([&](const auto& chosen) { return csq::used_method(chosen, sizes, options); }, mechanism);
+  // A causal factored call too short for any read to pay is the direct path.
+  const char* method = used == csq::Method::factored                ? "factored"
+                       : arguments.method == csq::Method::factored ? "factored (served directly)"
+                                                                    : "direct";
 
   const std::size_t axes = q_array.shape.size();
   std::vector<Index> shape = {q.heads(), q.tokens(), v.dim()};
@@ -232,7 +232,7 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   files.commit();
 
   std::printf("%s, %s, %s, %s, q %s, k %s, v %s%s, %.3f ms\n", arguments.mechanism.c_str(),
-              method == csq::Method::factored ? "factored" : "direct", csq::simd_name(), arguments.dtype.c_str(),
+              method, csq::simd_name(), arguments.dtype.c_str(),
               shape_text(q, axes).c_str(), shape_text(k, k_array.shape.size()).c_str(),
               shape_text(v, v_array.shape.size()).c_str(), options.causal ? ", causal" : "", elapsed.count());
 }

@@ -1,4 +1,6 @@
-// What a call needs beside its arrays, by workspace_bytes.
+// What a call needs beside its arrays: by workspace_bytes, and by the peak of the process.
+#include <sys/resource.h>
+
 #include <csq/csq.hpp>
 
 #include "catch.hpp"
@@ -13,7 +15,27 @@ std::size_t factored_bytes(csq::Index tokens, bool causal, int threads) {
   return csq::workspace_bytes<float>(csq::Csq{}, {tokens, tokens, 64, 64, 1, 1, 1, causal}, options);
 }
 
+// Highest memory in use so far. Linux counts KiB.
+long peak_kibibytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss;
+}
+
 }  // namespace
+
+TEST_CASE("200,000 tokens, d = 64, one causal head, factored: the peak rises by less than 32 MB") {
+  constexpr csq::Index tokens = 200000, dim = 64;
+  const csq::Matrix<float> q = csq::Matrix<float>::Constant(tokens, dim, 0.5f);
+  csq::Matrix<float> out = csq::Matrix<float>::Ones(tokens, dim);  // written, so that only the call's own memory counts
+  const long before = peak_kibibytes();
+  csq::attention(csq::Csq{}, q, q, q, out, {.causal = true, .method = csq::Method::factored});
+  const long rise = peak_kibibytes() - before;
+  WARN("peak rose by " << rise << " KiB");
+  CHECK(rise > 0);
+  CHECK(rise < 32 * 1024);
+  CHECK(out.allFinite());
+}
 
 TEST_CASE("200,000 tokens, d = 64, one causal head, factored: below 32 MB") {
   for (const int threads : {1, 2, 8}) {

@@ -39,6 +39,15 @@ inline Method resolve_method(const Weight& weight, const Shape& shape, Method me
   return method;
 }
 
+// The method that a call with these sizes and options runs.
+template <class M>
+Method used_method(const M& mechanism, Shape shape, const Options& options = {}) {
+  shape.causal = shape.causal || options.causal;
+  const Weight weight = weight_of(mechanism);
+  check_method(weight, options.method);
+  return resolve_method(weight, shape, options.method, options.chunk);
+}
+
 // Small calls are not worth waking threads for: one thread per this many multiply-adds.
 inline int threads_for(const Shape& shape, const Weight& weight, Method method, const Options& options) {
   constexpr double multiply_adds_per_thread = 5e5;
