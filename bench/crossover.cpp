@@ -5,8 +5,15 @@
 // prints it beside the prediction. `crossover --help` lists the options; `sh bench/run.sh --install` builds and runs
 // it.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "support/fma_peak.hpp"
 #include "support/progress.hpp"
@@ -73,12 +80,12 @@ Settings parse(CLI::App& app, int count, char** words) {
   app.add_option("--v", settings.v, "your own values")->type_name("FILE");
   app.add_option("--csv", settings.csv, "every measured size; crossover.csv")->type_name("FILE");
   app.add_option("--json", settings.json, "the same with the machine and the crossovers")->type_name("FILE");
-  app.add_option("--repeats", settings.repeats, "per size; unless given, 3 to 15, as the time allows")->type_name("R");
+  app.add_option("--repeats", settings.repeats, "per size; unless given, as the time allows")->type_name("R");
   app.add_option("--budget", settings.budget, "seconds to search for; 200 unless given")->type_name("S");
-  app.add_flag("--quick", settings.quick, "a rough answer in a minute: 3 repeats, head sizes 16, 32, 64");
+  app.add_flag("--quick", settings.quick, "a rough answer in seconds: 3 repeats, head sizes 16, 32, 64");
   app.parse(count, words);
   check(settings);
-  if (settings.sizes.empty() && !settings.quick) settings.sizes = {8192};
+  if (settings.sizes.empty() && !settings.quick && settings.max_tokens >= 8192) settings.sizes = {8192};
   if (settings.budget <= 0) settings.budget = settings.quick ? 30 : 200;
   return settings;
 }
@@ -94,8 +101,10 @@ std::string processor_name() {
 std::map<Index, std::shared_ptr<bench::Inputs>> choose_inputs(Settings& settings) {
   std::map<Index, std::shared_ptr<bench::Inputs>> inputs;
   if (!settings.q.empty()) {
-    auto own = std::make_shared<bench::Inputs>(bench::read_triple(settings.q, settings.k, settings.v),
-                                               settings.q + ", " + settings.k + ", " + settings.v);
+    const auto file = [](const std::string& path) { return std::filesystem::path(path).filename().string(); };
+    auto own = std::make_shared<bench::Inputs>(
+        bench::read_triple(settings.q, settings.k, settings.v),
+        "your own " + file(settings.q) + ", " + file(settings.k) + ", " + file(settings.v));
     if (settings.dims.empty()) settings.dims = {own->key_dim()};
     inputs[own->key_dim()] = own;
   }
@@ -186,9 +195,10 @@ RowResult measure_row(const Task& task, const Settings& settings, double seconds
     const double left = seconds - (progress.seconds() - start);
     int repeats = settings.repeats;
     if (repeats == 0) {
-      const int most = settings.quick ? 3 : 15;
+      // Short calls are the noisy ones, and their repeats cost nothing.
+      const int most = (settings.quick ? 3 : 15) * (once < 0.02 ? 3 : 1);
       repeats = static_cast<int>(std::clamp(0.3 * left / once, 1.0, static_cast<double>(most)));
-      if (repeats < 3 && 3 * once < left) repeats = 3;
+      if (repeats < 3 && 3 * once < std::max(left, 0.02 * settings.budget)) repeats = 3;
     }
     progress.show(heading, "n = " + std::to_string(tokens) + ", " + std::to_string(repeats) +
                                (repeats == 1 ? " repeat" : " repeats"));
@@ -200,7 +210,7 @@ RowResult measure_row(const Task& task, const Settings& settings, double seconds
   };
 
   std::vector<Index> sizes = task.sizes;
-  const auto near = [](Index a, Index b) { return std::max(a, b) < 1.2 * static_cast<double>(std::min(a, b)); };
+  const auto near = [](Index a, Index b) { return 5 * std::max(a, b) < 6 * std::min(a, b); };
   if (task.search)
     for (const Index size : bench::first_sizes(task.row))
       if (std::none_of(sizes.begin(), sizes.end(), [&](Index other) { return near(size, other); }))
@@ -247,7 +257,8 @@ void run(Settings settings) {
   for (const Task& task : tasks) {
     const Index tokens = size_that_reads(task.row);
     progress.show("checking that direct and factored agree", task.row.name() + ", n = " + std::to_string(tokens));
-    Contest(task.row, task.inputs, settings.threads).check(tokens);
+    const double error = Contest(task.row, task.inputs, settings.threads).check(tokens);
+    results.largest_error = std::max(results.largest_error, error);
   }
 
   // Small head sizes first: what they leave of their time goes to the later ones.
@@ -268,20 +279,31 @@ void run(Settings settings) {
   machine.peak_one_thread = std::max(machine.peak_one_thread, bench::measure_fma_peak(csq::simd_name(), 1));
   machine.peak_all_threads =
       std::max(machine.peak_all_threads, bench::measure_fma_peak(csq::simd_name(), machine.threads));
+  if (machine.threads == 1)
+    machine.peak_one_thread = machine.peak_all_threads = std::max(machine.peak_one_thread, machine.peak_all_threads);
   results.seconds = progress.seconds();
   progress.finish();
 
-  for (const auto& [dim, source] : inputs)
-    results.inputs.push_back("d = " + std::to_string(dim) + ": " + source->description());
+  for (const auto& [dim, source] : inputs) {
+    std::string start = "d = " + std::to_string(dim) + ": ";
+    for (const std::string& line : source->description()) {
+      results.inputs.push_back(start + line);
+      start.assign(start.size(), ' ');
+    }
+  }
   if (!inputs.contains(critic_dim)) results.inputs.push_back("d = 128: normal random numbers, fixed seed");
+  for (const RowResult& result : results.rows)
+    for (const Point& point : result.points)
+      results.largest_error = std::max(results.largest_error, point.relative_error);
 
   bench::print_heading(results, settings.heads);
   bench::print_crossovers(results);
-  std::vector<Index> sizes = settings.sizes;
-  sizes.push_back(critic_tokens);
+  std::vector<Index> sizes = settings.sizes, critic_only;
+  if (std::find(sizes.begin(), sizes.end(), critic_tokens) == sizes.end()) critic_only.push_back(critic_tokens);
+  sizes.insert(sizes.end(), critic_only.begin(), critic_only.end());
   std::sort(sizes.begin(), sizes.end());
   sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
-  bench::print_sizes(results, sizes);
+  bench::print_sizes(results, sizes, critic_only);
   bench::print_critic(results);
   std::printf("\nTook %.0f s.%s%s\n", results.seconds, settings.csv.empty() ? "" : " Every measured size is in ",
               settings.csv.c_str());

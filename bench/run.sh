@@ -48,12 +48,28 @@ cmake --build "$build" --target crossover --parallel "$(nproc 2>/dev/null || ech
 
 results=$root/build/crossover
 mkdir -p "$results"
-"$build/bench/crossover" --csv "$results/crossover.csv" "$@"
+rm -f "$results/crossover.csv" "$results/crossover.png"
 
-echo "Numbers: $results/crossover.csv"
+# The caller may name another file for the numbers.
+csv=
+previous=
+for argument in "$@"; do
+  if [ "$previous" = --csv ]; then csv=$argument; fi
+  case $argument in --csv=*) csv=${argument#--csv=} ;; esac
+  previous=$argument
+done
+if [ -z "$csv" ]; then
+  csv=$results/crossover.csv
+  set -- --csv "$csv" "$@"
+fi
+"$build/bench/crossover" "$@"
+
+# --help, for one, measures nothing.
+if [ ! -e "$csv" ]; then exit 0; fi
+echo "Numbers: $csv"
 if [ -z "$python" ]; then
   echo "No plot: Python's matplotlib is not installed (apt-get install python3-matplotlib)"
-elif "$python" "$root/bench/plot.py" "$results/crossover.csv" "$results/crossover.png"; then
+elif "$python" "$root/bench/plot.py" "$csv" "$results/crossover.png" && [ -e "$results/crossover.png" ]; then
   echo "Plot:    $results/crossover.png"
 else
   echo "No plot: bench/plot.py failed"

@@ -104,11 +104,12 @@ class Inputs {
   Index key_dim() const { return key_dim_; }
   Index value_dim() const { return value_dim_; }
 
-  std::string description() const {
-    if (!files_) return "normal random numbers, fixed seed";
-    return name_ + ": the " + std::to_string(files_->q.heads) + " heads of " + std::to_string(files_->q.tokens) +
-           " tokens repeat cyclically, heads and rows alike (rows past " + std::to_string(files_->q.tokens) +
-           " are repeats)";
+  // One or two lines.
+  std::vector<std::string> description() const {
+    if (!files_) return {"normal random numbers, fixed seed"};
+    const std::string heads = std::to_string(files_->q.heads), tokens = std::to_string(files_->q.tokens);
+    return {name_, "[" + heads + ", " + tokens + ", " + std::to_string(key_dim_) + "]: heads repeat cyclically past " +
+                       heads + ", rows past " + tokens};
   }
 
   // Makes sure that `heads` heads of `tokens` tokens are there.

@@ -55,15 +55,19 @@ inline void print_heading(const Results& results, Index heads) {
   std::printf("  CSQ factored   the same numbers as CSQ direct, through a summary of keys and values  O(n·d³)\n\n");
   std::printf("  Softmax and CSQ are different functions: this compares what they cost, not what they can learn.\n\n");
   std::printf("  processor   %s; %s\n", machine.processor.c_str(), machine.build.c_str());
-  std::printf("  FMA peak    %.0f GF/s with 1 thread, %.0f GF/s with %d (float, measured by this process)\n",
-              machine.peak_one_thread / 1e9, machine.peak_all_threads / 1e9, machine.threads);
-  std::printf("  timed       float, %d thread%s, %lld head%s; packing and centring included, allocation not;\n",
-              machine.threads, machine.threads == 1 ? "" : "s", static_cast<long long>(heads), heads == 1 ? "" : "s");
+  std::printf("  FMA peak    %.0f GF/s with 1 thread", machine.peak_one_thread / 1e9);
+  if (machine.threads > 1) std::printf(", %.0f GF/s with %d", machine.peak_all_threads / 1e9, machine.threads);
+  std::printf(" (float, measured by this process)\n");
   std::printf(
-      "              medians of interleaved repeats; direct and factored agreed to %.0e before and at every size\n",
-      float_tolerance);
+      "  timed       float, %d thread%s, %lld head%s; packing and centring included, allocation not;\n"
+      "              medians of interleaved repeats\n",
+      machine.threads, machine.threads == 1 ? "" : "s", static_cast<long long>(heads), heads == 1 ? "" : "s");
   if (heads == 1)
     std::printf("              ONE HEAD: its data may stay in cache between repeats; 8 heads are the default\n");
+  std::printf(
+      "  checked     CSQ direct and factored agree, before anything is timed and again at every size: relative\n"
+      "              error at most %.1e (%.0e would stop the run)\n",
+      results.largest_error, float_tolerance);
   for (std::size_t i = 0; i < results.inputs.size(); ++i)
     std::printf("  %-11s %s\n", i == 0 ? "inputs" : "", results.inputs[i].c_str());
 }
@@ -111,15 +115,18 @@ inline void print_crossovers(const Results& results) {
     stopped = stopped || result.out_of_time;
   }
   std::printf(
-      "\n  q/kv: query heads and key heads. counting flops alone: the cost model with equal fractions of peak;\n");
-  std::printf(
-      "  model, fitted: the same with the fractions measured here. Flops: direct 4·n²·d (half if causal), factored\n");
-  std::printf(
-      "  the cost model's multiply-adds times 2. A causal call too short to read its summary is served directly,\n");
-  std::printf(
-      "  which is the direct path: such sizes are no crossover. \"> n\": slower up to n. \"<= n\": faster wherever\n");
-  std::printf("  the summary is read, from n on.\n");
-  if (stopped) std::printf("  *: the time budget ended this search; --budget gives it more.\n");
+      "\n"
+      "  q/kv               query heads and key heads\n"
+      "  flops alone        the cost model's prediction if both sides reached the same fraction of the FMA peak\n"
+      "  fitted             the same with the fractions that both sides reached at the measured size nearest to it\n"
+      "  fraction of peak   flops: direct 4·n²·d, half of it if causal; factored 2·(n·g + m)·D·(d + 1) a key head "
+      "with\n"
+      "                     g query heads, D = (d + 1)(d + 2)/2; causal: the multiply-adds of the cost model, times 2\n"
+      "  <= n               factored is faster wherever it reads its summary, which begins at n: a causal call "
+      "shorter\n"
+      "                     than that is served directly, is the direct path, and counts as no crossover\n"
+      "  > n                factored is slower up to n, the longest sequence tried\n");
+  if (stopped) std::printf("  *                  the time budget ended this search; --budget gives it more\n");
 }
 
 inline void print_size_line(const RowResult& result, const Point& point) {
@@ -138,18 +145,20 @@ inline void print_size_line(const RowResult& result, const Point& point) {
 }
 
 // What the chosen sizes cost, whichever side of the crossover they are on.
-inline void print_sizes(const Results& results, const std::vector<Index>& sizes) {
+inline void print_sizes(const Results& results, const std::vector<Index>& sizes, const std::vector<Index>& critic) {
   std::printf("\nMilliseconds at chosen sizes: median (quartiles)\n\n");
   std::printf(
-      "  head          heads             softmax                   CSQ direct                 CSQ factored"
-      "           factored\n");
-  std::printf(
-      "  size  mask     q/kv  tokens                                                                       "
-      "           against softmax\n");
-  for (const Index size : sizes)
+      "  head          heads                                                                            "
+      "        factored against\n"
+      "  size  mask     q/kv  tokens  %9s %-17s %10s %-16s %12s %-14s softmax\n",
+      "softmax", "", "CSQ direct", "", "CSQ factored", "");
+  for (const Index size : sizes) {
+    std::printf("\n");
+    const bool critic_only = std::find(critic.begin(), critic.end(), size) != critic.end();
     for (const RowResult& result : results.rows)
       for (const Point& point : result.points)
-        if (point.tokens == size) print_size_line(result, point);
+        if (point.tokens == size && (!critic_only || result.row.key_dim == 128)) print_size_line(result, point);
+  }
 }
 
 // n = 2048, d = 128: long before the crossover, where softmax must be expected to win.

@@ -30,8 +30,9 @@ struct Machine {
 
 struct Results {
   Machine machine;
-  std::vector<std::string> inputs;  // one line per head size
+  std::vector<std::string> inputs;  // lines to print
   std::vector<RowResult> rows;
+  double largest_error = 0;  // between CSQ direct and factored
   double seconds = 0;
 };
 
@@ -87,6 +88,7 @@ inline void write_json(const Results& results, std::ofstream& file) {
                      {"threads", machine.threads},
                      {"fma_peak_one_thread_gflops", machine.peak_one_thread / 1e9},
                      {"fma_peak_gflops", machine.peak_all_threads / 1e9}};
+  root["largest_relative_error"] = results.largest_error;
   root["inputs"] = results.inputs;
   root["seconds"] = results.seconds;
   root["rows"] = Json::array();

@@ -108,8 +108,9 @@ inline Index next_size(const Row& row, const std::vector<Point>& points, Index l
       if (crossover.kind == Crossover::Kind::none) {
         wanted = std::clamp(model * 1.04, crossover.tokens * 1.15, crossover.tokens * 3);
       } else {
-        wanted = std::clamp(model * 0.96, crossover.tokens / 3, crossover.tokens / 1.15);
-        if (csq::served_directly(row.shape(round_tokens(wanted)))) continue;
+        wanted = std::clamp(model * 0.96, crossover.tokens / 3, crossover.tokens / 1.1);
+        while (wanted < crossover.tokens && csq::served_directly(row.shape(round_tokens(wanted)))) wanted *= 1.02;
+        if (1.03 * static_cast<double>(round_tokens(wanted)) >= crossover.tokens) continue;
       }
     }
     if (wanted == 0) continue;
