@@ -218,9 +218,9 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   const csq::Method used =
       std::visit([&](const auto& chosen) { return csq::used_method(chosen, sizes, options); }, mechanism);
   // A causal factored call too short for any read to pay is the direct path.
-  const char* method = used == csq::Method::factored                ? "factored"
+  const char* method = used == csq::Method::factored               ? "factored"
                        : arguments.method == csq::Method::factored ? "factored (served directly)"
-                                                                    : "direct";
+                                                                   : "direct";
 
   const std::size_t axes = q_array.shape.size();
   std::vector<Index> shape = {q.heads(), q.tokens(), v.dim()};
@@ -231,9 +231,8 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   if (!arguments.normalizer.empty()) files.write("--normalizer", arguments.normalizer, shape, normalizer);
   files.commit();
 
-  std::printf("%s, %s, %s, %s, q %s, k %s, v %s%s, %.3f ms\n", arguments.mechanism.c_str(),
-              method, csq::simd_name(), arguments.dtype.c_str(),
-              shape_text(q, axes).c_str(), shape_text(k, k_array.shape.size()).c_str(),
+  std::printf("%s, %s, %s, %s, q %s, k %s, v %s%s, %.3f ms\n", arguments.mechanism.c_str(), method, csq::simd_name(),
+              arguments.dtype.c_str(), shape_text(q, axes).c_str(), shape_text(k, k_array.shape.size()).c_str(),
               shape_text(v, v_array.shape.size()).c_str(), options.causal ? ", causal" : "", elapsed.count());
 }
 

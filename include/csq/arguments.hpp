@@ -11,10 +11,11 @@ namespace csq {
 
 inline void check_lengths(std::string_view name, std::span<const Index> lengths, Index batch, Index tokens) {
   if (lengths.empty()) return;
-  check(static_cast<Index>(lengths.size()) == batch, name, ": has ", lengths.size(), " entries but the batch is ", batch);
+  check(static_cast<Index>(lengths.size()) == batch, name, ": has ", lengths.size(), " entries but the batch is ",
+        batch);
   for (std::size_t b = 0; b < lengths.size(); ++b)
-    check(lengths[b] >= 0 && lengths[b] <= tokens, name, ": entry ", b, " is ", lengths[b], " but must be between 0 and ",
-          tokens);
+    check(lengths[b] >= 0 && lengths[b] <= tokens, name, ": entry ", b, " is ", lengths[b],
+          " but must be between 0 and ", tokens);
 }
 
 inline void check_history(std::string_view name, const History* history, Centering centering, Index batch, Index heads,
@@ -57,12 +58,12 @@ void check_arrays(const Problem<T>& p) {
   check(p.key.dim() == p.query.dim(), "k: dim is ", p.key.dim(), " but q has ", p.query.dim());
   check(p.value.heads() == p.key.heads(), "v: heads is ", p.value.heads(), " but k has ", p.key.heads());
   check(p.value.tokens() == p.key.tokens(), "v: tokens is ", p.value.tokens(), " but k has ", p.key.tokens());
-  check(p.query.heads() % p.key.heads() == 0, "q: heads is ", p.query.heads(), ", not a multiple of the ", p.key.heads(),
-        " heads of k");
+  check(p.query.heads() % p.key.heads() == 0, "q: heads is ", p.query.heads(), ", not a multiple of the ",
+        p.key.heads(), " heads of k");
   const auto& q = p.query.shape;
   const auto& o = p.output.shape;
-  check(o[0] == q[0] && o[1] == q[1] && o[2] == q[2] && o[3] == p.value.dim(), "out: shape is [", o[0], ", ", o[1], ", ",
-        o[2], ", ", o[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", ", p.value.dim(), "]");
+  check(o[0] == q[0] && o[1] == q[1] && o[2] == q[2] && o[3] == p.value.dim(), "out: shape is [", o[0], ", ", o[1],
+        ", ", o[2], ", ", o[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", ", p.value.dim(), "]");
   check_no_self_overlap("out", p.output);
   check_not_same("out", p.output, "q", p.query);
   check_not_same("out", p.output, "k", p.key);
@@ -74,8 +75,8 @@ void check_normalizer(const Problem<T>& p) {
   check_heads("normalizer", p.normalizer);
   const auto& q = p.query.shape;
   const auto& z = p.normalizer.shape;
-  check(z[0] == q[0] && z[1] == q[1] && z[2] == q[2] && z[3] == 1, "normalizer: shape is [", z[0], ", ", z[1], ", ", z[2],
-        ", ", z[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", 1]");
+  check(z[0] == q[0] && z[1] == q[1] && z[2] == q[2] && z[3] == 1, "normalizer: shape is [", z[0], ", ", z[1], ", ",
+        z[2], ", ", z[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", 1]");
   check_no_self_overlap("normalizer", p.normalizer);
   check_not_same("normalizer", p.normalizer, "q", p.query);
   check_not_same("normalizer", p.normalizer, "k", p.key);
@@ -104,9 +105,10 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   check_history("key_history", options.key_history, problem.centering, problem.key.batch(), problem.key.heads(),
                 problem.key_dim());
   const bool is_prefix = problem.centering == Centering::prefix || problem.centering == Centering::prefix_exclusive;
-  check(!is_prefix || !options.causal || n >= m || options.query_history != nullptr,
-        "query_history: causal prefix centring with ", n, " queries and ", m,
-        " keys needs the mean of the earlier queries; without it the mean would restart at the first query of this call");
+  check(
+      !is_prefix || !options.causal || n >= m || options.query_history != nullptr,
+      "query_history: causal prefix centring with ", n, " queries and ", m,
+      " keys needs the mean of the earlier queries; without it the mean would restart at the first query of this call");
   problem.query_history = options.query_history;
   problem.key_history = options.key_history;
   check(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
@@ -121,7 +123,7 @@ inline void check_method(const Weight& weight, Method method) {
 
 template <class T>
 Shape shape_of(const Problem<T>& problem) {
-  return {problem.queries(),   problem.keys(),          problem.key_dim(),   problem.value_dim(),
+  return {problem.queries(),   problem.keys(),        problem.key_dim(),   problem.value_dim(),
           problem.key.batch(), problem.query.heads(), problem.key.heads(), problem.causal};
 }
 

@@ -2,8 +2,8 @@
 //
 //   o_i = Σ_{j ∈ J_i} w(s_ij) v_j / δ_i     δ_i = Σ_{j ∈ J_i} w(s_ij)     s_ij = α q_i·k_j
 //
-// q [batch, heads, n, d], k [batch, kv_heads, m, d], v [batch, kv_heads, m, dᵥ] → out [batch, heads, n, dᵥ]; query head h
-// reads key head h/(heads/kv_heads). J_i: the keys visible to query i; empty J_i gives a zero row. The normaliser
+// q [batch, heads, n, d], k [batch, kv_heads, m, d], v [batch, kv_heads, m, dᵥ] → out [batch, heads, n, dᵥ]; query head
+// h reads key head h/(heads/kv_heads). J_i: the keys visible to query i; empty J_i gives a zero row. The normaliser
 // [batch, heads, n, 1] is δ_i, or for Softmax the natural log-sum-exp; backward needs nothing else.
 // Outputs are overwritten. Errors are std::invalid_argument, thrown before anything is written; q, k, v and outputs may
 // be interleaved in one buffer, but no element of an output may be an element of anything else.
@@ -107,19 +107,19 @@ void attention_checked(const M& mechanism, const Heads<const T>& q, const Heads<
 }
 
 template <class Q, class K, class V, class O>
-concept SameScalar = (std::same_as<O, float> || std::same_as<O, double>) && std::same_as<std::remove_const_t<Q>, O> &&
-                     std::same_as<std::remove_const_t<K>, O> && std::same_as<std::remove_const_t<V>, O>;
+concept SameScalar = (std::same_as<O, float> || std::same_as<O, double>)&&std::same_as<
+    std::remove_const_t<Q>, O>&& std::same_as<std::remove_const_t<K>, O>&& std::same_as<std::remove_const_t<V>, O>;
 
 // Many heads, your own memory, any strides.
 template <class M, class Q, class K, class V, class O>
-  requires SameScalar<Q, K, V, O>
+requires SameScalar<Q, K, V, O>
 void attention(const M& mechanism, Heads<Q> q, Heads<K> k, Heads<V> v, Heads<O> out, const Options& options = {}) {
   attention_checked<M, O>(mechanism, q, k, v, out, nullptr, options);
 }
 
 // The same, and the row statistic that backward needs: [batch, heads, n, 1].
 template <class M, class Q, class K, class V, class O>
-  requires SameScalar<Q, K, V, O>
+requires SameScalar<Q, K, V, O>
 void attention(const M& mechanism, Heads<Q> q, Heads<K> k, Heads<V> v, Heads<O> out, Heads<O> normalizer,
                const Options& options = {}) {
   attention_checked<M, O>(mechanism, q, k, v, out, &normalizer, options);
@@ -183,7 +183,8 @@ std::size_t workspace_bytes(const M& mechanism, const Shape& shape, const Option
   check_method(problem.weight, options.method);
   Shape resolved = shape;
   resolved.causal = problem.causal = options.causal || shape.causal;
-  problem.centering = options.centering == Centering::automatic ? default_centering<M>(problem.causal) : options.centering;
+  problem.centering =
+      options.centering == Centering::automatic ? default_centering<M>(problem.causal) : options.centering;
   problem.chunk = options.chunk;
   const Method method = resolve_method(problem.weight, resolved, options.method, options.chunk);
   problem.threads = threads_for(resolved, problem.weight, method, options);

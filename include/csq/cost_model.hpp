@@ -4,8 +4,8 @@
 //   factored   (g·n + m)·D·(dᵥ+1); causal adds the pairs inside chunks, g·n·C·(d+dᵥ)/2, less two exact savings
 //
 // D features: (d+1)(d+2)/2 for degree 2. The savings (t = D(dᵥ+1)/(d+dᵥ), about D/2): reading a summary of t keys costs
-// as much as serving those keys directly, so rows that see at most t keys read nothing; and the last t/g keys, absorbed,
-// would be read too rarely to pay, so they are not.
+// as much as serving those keys directly, so rows that see at most t keys read nothing; and the last t/g keys,
+// absorbed, would be read too rarely to pay, so they are not.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,8 @@ struct Shape {
 
 // D: features of all degrees up to `degree`; degree 1 counts φ(q)·φ(k) of Linear, without a constant.
 inline Index feature_count(Index key_dim, int degree = 2) {
-  if (degree == 2) return checked_product(checked_sum(key_dim, 1, "key_dim"), checked_sum(key_dim, 2, "key_dim"), "key_dim") / 2;
+  if (degree == 2)
+    return checked_product(checked_sum(key_dim, 1, "key_dim"), checked_sum(key_dim, 2, "key_dim"), "key_dim") / 2;
   return degree == 1 ? key_dim : 1;
 }
 
@@ -115,9 +116,7 @@ inline double factored_multiply_adds(const Shape& shape, Index features, Index c
   const double first_read = std::clamp(static_cast<double>(plan.first_read) * size, std::max(0.0, start), m);
   const double first_kept = std::clamp(absorbed, first_read, m);
   // Rows at positions [from, to) that serve the keys from `base` on directly.
-  const auto triangle = [](double from, double to, double base) {
-    return (to - from) * ((from + to + 1) / 2 - base);
-  };
+  const auto triangle = [](double from, double to, double base) { return (to - from) * ((from + to + 1) / 2 - base); };
   double pairs = triangle(std::max(0.0, start), first_read, 0);
   pairs += (first_kept - first_read) * (size + 1) / 2;
   pairs += triangle(first_kept, m, absorbed);
@@ -131,8 +130,8 @@ inline double factored_multiply_adds(const Shape& shape, Index chunk = 0) {
 
 struct CrossoverModel {
   bool causal = false;
-  Index group = 1;                 // query heads per key head
-  double direct_efficiency = 1;    // f_s and f_f: fractions of the FMA peak that the two sides reach
+  Index group = 1;               // query heads per key head
+  double direct_efficiency = 1;  // f_s and f_f: fractions of the FMA peak that the two sides reach
   double factored_efficiency = 1;
 };
 

@@ -90,15 +90,15 @@ struct DirectLayout {
   T* values = nullptr;  // [heads][key_blocks][B][value stride]
   DirectScratch<T>* threads = nullptr;
 
-  static Index value_block_size(Index value_dim) {
-    return simd::block_tokens<T> * simd::padded_columns<T>(value_dim);
-  }
+  static Index value_block_size(Index value_dim) { return simd::block_tokens<T> * simd::padded_columns<T>(value_dim); }
 
   static DirectLayout lay_out(ScratchLayout& layout, const Problem<T>& problem) {
-    constexpr Index in_flight_bytes = Index{8} << 20;  // enough heads at a time to feed every thread, but no more than this
+    constexpr Index in_flight_bytes = Index{8}
+                                      << 20;  // enough heads at a time to feed every thread, but no more than this
     DirectLayout result;
     result.key_blocks = block_count(problem.keys(), simd::block_tokens<T>);
-    const Index key_size = checked_product(result.key_blocks, RowPacker<T>::packed_size(problem.key_dim()), "workspace");
+    const Index key_size =
+        checked_product(result.key_blocks, RowPacker<T>::packed_size(problem.key_dim()), "workspace");
     const Index value_size = checked_product(result.key_blocks, value_block_size(problem.value_dim()), "workspace");
     const Index head_bytes = checked_product(checked_sum(key_size, value_size, "workspace"), sizeof(T), "workspace");
     const Index wanted = std::max<Index>(problem.threads, in_flight_bytes / std::max<Index>(head_bytes, 1));
@@ -118,8 +118,8 @@ struct DirectLayout {
 
 // Packs block `index` of the keys and values of one key head.
 template <class T>
-void pack_keys(const Problem<T>& problem, const RowPacker<T>& packer, Index batch, Index key_head, Index first, Index count,
-               const DirectScratch<T>& scratch, T* key, T* values) {
+void pack_keys(const Problem<T>& problem, const RowPacker<T>& packer, Index batch, Index key_head, Index first,
+               Index count, const DirectScratch<T>& scratch, T* key, T* values) {
   packer.pack(first, count, scratch.rows, scratch.sums, key);
   const Head<const T> value = problem.value.head(batch, key_head);
   simd::kernels<T>().pack_values(rows_of(value, first, count), simd::padded_columns<T>(value.dim), values);
@@ -149,7 +149,8 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
     });
 
     parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {
-      // The last blocks see the most keys under a causal mask: first come, so that no thread is left with one at the end.
+      // The last blocks see the most keys under a causal mask: first come, so that no thread is left with one at the
+      // end.
       const Index block = query_blocks - 1 - task / (heads * group);
       const Index h = task % (heads * group) / group;
       const Index g = task % group;

@@ -24,24 +24,24 @@ struct FactoredLayout {
   simd::FeatureMap map;
   Index features = 0;
   Index slices = 1;
-  Index heads = 1;   // key heads in flight
-  Index chunks = 0;  // chunks of positions [0, max(n, m))
+  Index heads = 1;       // key heads in flight
+  Index chunks = 0;      // chunks of positions [0, max(n, m))
   Index superblock = 1;  // chunks whose packed tokens are in memory at a time
-  Index stored = 0;  // chunks of keys that are served directly from far away: the first ones, later the last ones
+  Index stored = 0;      // chunks of keys that are served directly from far away: the first ones, later the last ones
   Index value_stride = 0;
   Index partial_rows = 0;
 
   Packers<T> packers;
-  T* summary = nullptr;        // [heads][padded features][value stride]
-  T* normalizer = nullptr;     // [heads][features]
-  T* keys = nullptr;           // [heads][superblock][packed]
-  T* values = nullptr;         // [heads][superblock][chunk][value stride]
-  T* queries = nullptr;        // [heads][group][superblock][packed]
-  T* partial = nullptr;        // [heads][slices][group][superblock][partial rows][value stride]
+  T* summary = nullptr;     // [heads][padded features][value stride]
+  T* normalizer = nullptr;  // [heads][features]
+  T* keys = nullptr;        // [heads][superblock][packed]
+  T* values = nullptr;      // [heads][superblock][chunk][value stride]
+  T* queries = nullptr;     // [heads][group][superblock][packed]
+  T* partial = nullptr;     // [heads][slices][group][superblock][partial rows][value stride]
   T* partial_normalizer = nullptr;
-  T* stored_keys = nullptr;    // [heads][stored][packed]
+  T* stored_keys = nullptr;  // [heads][stored][packed]
   T* stored_values = nullptr;
-  T** panels = nullptr;        // [threads]
+  T** panels = nullptr;  // [threads]
   DirectScratch<T>* threads = nullptr;
 
   Index packed_size(const Problem<T>& problem) const { return RowPacker<T>::packed_size(problem.key_dim()); }
@@ -56,7 +56,11 @@ struct FactoredLayout {
 
   SummarySlice<T> slice(Index head, Index index) const {
     const Index first = slice_start(index);
-    return {map,   value_stride, first, slice_start(index + 1), summary + (head * padded_features() + first) * value_stride,
+    return {map,
+            value_stride,
+            first,
+            slice_start(index + 1),
+            summary + (head * padded_features() + first) * value_stride,
             normalizer + head * features + first};
   }
 
@@ -68,15 +72,15 @@ FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Proble
   constexpr Index size = simd::block_tokens<T>;
   constexpr Index superblock_tokens = 2048;
   constexpr Index partial_bytes = Index{4} << 20;
-  constexpr Index wanted_tasks = 8;         // slices times key heads, at least
-  constexpr Index smallest_slice = 48;      // features
+  constexpr Index wanted_tasks = 8;     // slices times key heads, at least
+  constexpr Index smallest_slice = 48;  // features
 
   FactoredLayout result;
   result.map = feature_map(problem.weight, problem.key_dim());
   result.features = result.map.size();
   result.value_stride = simd::padded_columns<T>(problem.value_dim());
-  const Shape shape{problem.queries(), problem.keys(),          problem.key_dim(),     problem.value_dim(),
-                    problem.key.batch(), problem.query.heads(), problem.key.heads(),   problem.causal};
+  const Shape shape{problem.queries(),   problem.keys(),        problem.key_dim(),   problem.value_dim(),
+                    problem.key.batch(), problem.query.heads(), problem.key.heads(), problem.causal};
   if (problem.causal) {
     result.plan = plan_scan(shape, result.features, problem.chunk, size);
   } else {
@@ -86,8 +90,8 @@ FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Proble
   }
   const Index group = problem.group();
   result.chunks = block_count(problem.keys(), result.plan.chunk);
-  result.slices = std::clamp<Index>((wanted_tasks + problem.key_heads() - 1) / std::max<Index>(problem.key_heads(), 1), 1,
-                                    std::max<Index>(1, result.features / smallest_slice));
+  result.slices = std::clamp<Index>((wanted_tasks + problem.key_heads() - 1) / std::max<Index>(problem.key_heads(), 1),
+                                    1, std::max<Index>(1, result.features / smallest_slice));
   const Index groups_of_heads = block_count(problem.key_heads(), problem.threads);
   result.heads = std::max<Index>(1, block_count(problem.key_heads(), std::max<Index>(1, groups_of_heads)));
   result.partial_rows = std::min(size, SummarySlice<T>::padded_rows(result.plan.chunk));
@@ -100,7 +104,8 @@ FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Proble
 
   const auto blocks = [&](Index count) { return checked_product(result.heads, count, "workspace"); };
   result.packers = Packers<T>::lay_out(layout, problem, result.heads);
-  result.summary = layout.template take<T>(blocks(checked_product(result.padded_features(), result.value_stride, "workspace")));
+  result.summary =
+      layout.template take<T>(blocks(checked_product(result.padded_features(), result.value_stride, "workspace")));
   result.normalizer = layout.template take<T>(blocks(result.features));
   result.keys = layout.template take<T>(blocks(result.superblock * result.packed_size(problem)));
   result.values = layout.template take<T>(blocks(result.superblock * result.value_block_size()));
@@ -109,8 +114,10 @@ FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Proble
     const Index rows = blocks(result.slices * group * result.superblock);
     result.partial = layout.template take<T>(checked_product(rows, result.partial_size(), "workspace"));
     result.partial_normalizer = layout.template take<T>(checked_product(rows, size, "workspace"));
-    result.stored_keys = layout.template take<T>(blocks(checked_product(result.stored, result.packed_size(problem), "workspace")));
-    result.stored_values = layout.template take<T>(blocks(checked_product(result.stored, result.value_block_size(), "workspace")));
+    result.stored_keys =
+        layout.template take<T>(blocks(checked_product(result.stored, result.packed_size(problem), "workspace")));
+    result.stored_values =
+        layout.template take<T>(blocks(checked_product(result.stored, result.value_block_size(), "workspace")));
   }
   result.panels = layout.template take<T*>(problem.threads);
   result.threads = layout.template take<DirectScratch<T>>(problem.threads);
@@ -140,9 +147,8 @@ class FactoredRun {
         group_(problem.group()) {}
 
   void run() {
-    parallel_for(heads_ * scratch_.slices, problem_.threads, [&](Index task, int) {
-      scratch_.slice(task / scratch_.slices, task % scratch_.slices).clear();
-    });
+    parallel_for(heads_ * scratch_.slices, problem_.threads,
+                 [&](Index task, int) { scratch_.slice(task / scratch_.slices, task % scratch_.slices).clear(); });
     if (problem_.causal) {
       blank_rows();
       serve_first_rows();
@@ -302,8 +308,8 @@ class FactoredRun {
             T* normalizer = partial_normalizer_at(h, index, g, slot);
             std::fill_n(numerator, scratch_.partial_size(), T(0));
             std::fill_n(normalizer, simd::block_tokens<T>, T(0));
-            slice.read(coefficients_, queries_at(h, g, slot), rows_in(h, chunk).real, scratch_.panels[thread], numerator,
-                       normalizer);
+            slice.read(coefficients_, queries_at(h, g, slot), rows_in(h, chunk).real, scratch_.panels[thread],
+                       numerator, normalizer);
           }
         }
         if (!is_kept(chunk) && keys_in(h, chunk) > 0)
@@ -329,7 +335,8 @@ class FactoredRun {
           simd::kernels<T>().add(simd::block_tokens<T>, normalizer, mine.normalizer);
         }
         if (is_kept(chunk))
-          serve_stored(h, scratch_.plan.first_kept, scratch_.plan.first_kept, chunk, queries_at(h, g, slot), rows, mine);
+          serve_stored(h, scratch_.plan.first_kept, scratch_.plan.first_kept, chunk, queries_at(h, g, slot), rows,
+                       mine);
         else
           serve_directly(problem_, weight_, mine, queries_at(h, g, slot), rows.real, rows.first + problem_.offset(),
                          {keys_at(h, slot), values_at(h, slot), chunk * chunk_size(), keys_in(h, chunk)});

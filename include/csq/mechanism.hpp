@@ -1,4 +1,5 @@
-// What a weight is. Score s_ij = α q_i·k_j, weight w(s), normaliser δ_i = Σ_j w(s_ij), output o_i = Σ_j w(s_ij) v_j / δ_i.
+// What a weight is. Score s_ij = α q_i·k_j, weight w(s), normaliser δ_i = Σ_j w(s_ij), output o_i = Σ_j w(s_ij) v_j /
+// δ_i.
 //
 // A new quadratic mechanism is one small struct with a member `Quadratic quadratic() const`: it then has both methods,
 // every option and the gradients. The engines see only the Weight that `weight_of` makes of a mechanism.
@@ -85,7 +86,9 @@ struct Weight {
 
   bool has_factored_form() const { return kind == Kind::quadratic || kind == Kind::feature_product; }
   // Polynomial degree of the feature map; D is the number of features that it needs.
-  int degree() const { return kind == Kind::quadratic && quadratic.c2 != 0 ? 2 : kind == Kind::feature_product ? 1 : 0; }
+  int degree() const {
+    return kind == Kind::quadratic && quadratic.c2 != 0 ? 2 : kind == Kind::feature_product ? 1 : 0;
+  }
 };
 
 inline void check_finite_coefficients(std::span<const double> coefficients, const char* name) {

@@ -24,8 +24,8 @@ enum class Centering { automatic, none, sequence, prefix, prefix_exclusive };
 
 // The call continues an earlier one: prefix means start from `count` rows of mean `mean`.
 struct History {
-  std::span<const Index> count;   // [batch]
-  std::span<const double> mean;   // [batch, heads, dim], contiguous; heads of the queries or of the keys
+  std::span<const Index> count;  // [batch]
+  std::span<const double> mean;  // [batch, heads, dim], contiguous; heads of the queries or of the keys
 };
 
 struct Options {

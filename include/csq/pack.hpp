@@ -1,5 +1,5 @@
-// Any rows → packed blocks X̃ᵀ [d+1][B], tokens contiguous, a row of ones: strides, type, centring, scale and φ are dealt
-// with here and nowhere else.
+// Any rows → packed blocks X̃ᵀ [d+1][B], tokens contiguous, a row of ones: strides, type, centring, scale and φ are
+// dealt with here and nowhere else.
 #pragma once
 
 #include <algorithm>
@@ -71,13 +71,14 @@ struct Packers {
     for (Index h = 0; h < heads; ++h) {
       const Index batch = (first + h) / problem.key.heads();
       const Index key_head = (first + h) % problem.key.heads();
-      key[h] = make(problem, problem.key.head(batch, key_head), problem.visible_keys(batch), 1, problem.key_history, batch,
-                    key_sums + h * centering_doubles<T>(problem.centering, problem.keys(), problem.key_dim()));
+      key[h] = make(problem, problem.key.head(batch, key_head), problem.visible_keys(batch), 1, problem.key_history,
+                    batch, key_sums + h * centering_doubles<T>(problem.centering, problem.keys(), problem.key_dim()));
       for (Index g = 0; g < group; ++g)
-        query[h * group + g] = make(
-            problem, problem.query.head(batch, key_head * group + g), problem.real_queries(batch), query_factor(problem),
-            problem.query_history, batch,
-            query_sums + (h * group + g) * centering_doubles<T>(problem.centering, problem.queries(), problem.key_dim()));
+        query[h * group + g] =
+            make(problem, problem.query.head(batch, key_head * group + g), problem.real_queries(batch),
+                 query_factor(problem), problem.query_history, batch,
+                 query_sums +
+                     (h * group + g) * centering_doubles<T>(problem.centering, problem.queries(), problem.key_dim()));
     }
     if (problem.centering == Centering::none) return;
     sum(problem, key, heads, problem.keys(), problem.key_history, first);

@@ -35,7 +35,9 @@ struct Problem {
   Index group() const { return query.heads() / key.heads(); }
   // Key heads of all batches, one after another; query heads of key head h are [h·group, (h+1)·group).
   Index key_heads() const { return key.batch() * key.heads(); }
-  Index visible_keys(Index batch) const { return key_length.empty() ? keys() : key_length[static_cast<std::size_t>(batch)]; }
+  Index visible_keys(Index batch) const {
+    return key_length.empty() ? keys() : key_length[static_cast<std::size_t>(batch)];
+  }
   Index real_queries(Index batch) const {
     return query_length.empty() ? queries() : query_length[static_cast<std::size_t>(batch)];
   }
@@ -59,7 +61,9 @@ double query_factor(const Problem<T>& problem) {
 inline simd::KernelWeight kernel_weight(const Weight& weight) {
   simd::KernelWeight result;
   switch (weight.kind) {
-    case Weight::Kind::exponential: result.kind = simd::KernelWeight::Kind::exponential; break;
+    case Weight::Kind::exponential:
+      result.kind = simd::KernelWeight::Kind::exponential;
+      break;
     case Weight::Kind::quadratic:
       if (weight.quadratic.c2 > 0) {
         result.c2 = weight.quadratic.c2;
@@ -69,9 +73,15 @@ inline simd::KernelWeight kernel_weight(const Weight& weight) {
         result.c0 = weight.quadratic.c0;
       }
       break;
-    case Weight::Kind::feature_product: result.c1 = 1; break;
-    case Weight::Kind::power_series: result.kind = simd::KernelWeight::Kind::power_series; break;
-    case Weight::Kind::chebyshev_square: result.kind = simd::KernelWeight::Kind::chebyshev_square; break;
+    case Weight::Kind::feature_product:
+      result.c1 = 1;
+      break;
+    case Weight::Kind::power_series:
+      result.kind = simd::KernelWeight::Kind::power_series;
+      break;
+    case Weight::Kind::chebyshev_square:
+      result.kind = simd::KernelWeight::Kind::chebyshev_square;
+      break;
   }
   result.coefficients = weight.coefficients.data();
   result.coefficient_count = static_cast<Index>(weight.coefficients.size());
@@ -103,8 +113,8 @@ void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, 
   for (Index token = 0; token < tokens; ++token) {
     T value = normalizer[token];
     if (problem.weight.kind == Weight::Kind::exponential)
-      value = static_cast<T>(value == 0 ? -HUGE_VAL
-                                        : static_cast<double>(maximum[token]) * ln_2 + std::log(static_cast<double>(value)));
+      value = static_cast<T>(
+          value == 0 ? -HUGE_VAL : static_cast<double>(maximum[token]) * ln_2 + std::log(static_cast<double>(value)));
     statistic(first + token, 0) = value;
   }
 }

@@ -57,8 +57,8 @@ struct Heads {
 
   // Heads<float> → Heads<const float>.
   template <class U>
-    requires(std::is_const_v<T> && std::is_same_v<const U, T> && !std::is_const_v<U>)
-  Heads(const Heads<U>& other) : data(other.data), shape(other.shape), stride(other.stride) {}
+  requires(std::is_const_v<T>&& std::is_same_v<const U, T> && !std::is_const_v<U>) Heads(const Heads<U>& other)
+      : data(other.data), shape(other.shape), stride(other.stride) {}
 
   Index batch() const { return shape[0]; }
   Index heads() const { return shape[1]; }

@@ -22,7 +22,7 @@ class Workspace {
     if (bytes > bytes_) {
       memory_.reset();
       bytes_ = 0;
-      memory_.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{cache_line})));
+      memory_.reset(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{cache_line})));
       bytes_ = bytes;
     }
     return memory_.get();
@@ -32,7 +32,7 @@ class Workspace {
 
  private:
   struct Free {
-    void operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t{cache_line}); }
+    void operator()(std::byte* memory) const { ::operator delete (memory, std::align_val_t{cache_line}); }
   };
   std::unique_ptr<std::byte[], Free> memory_;
   std::size_t bytes_ = 0;

@@ -8,8 +8,8 @@
 
 #if defined(__x86_64__)
 
-// The region carries its own target, so a program built with plain -O2 gets these instructions; what it takes away keeps
-// the code the same in a unit built with more.
+// The region carries its own target, so a program built with plain -O2 gets these instructions; what it takes away
+// keeps the code the same in a unit built with more.
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma,no-avx512f"))), apply_to = function)
 #else

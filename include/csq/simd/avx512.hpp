@@ -8,10 +8,11 @@
 
 #if defined(__x86_64__)
 
-// The region carries its own target, so a program built with plain -O2 gets these instructions; what it takes away keeps
-// the code the same in a unit built with more.
+// The region carries its own target, so a program built with plain -O2 gets these instructions; what it takes away
+// keeps the code the same in a unit built with more.
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")

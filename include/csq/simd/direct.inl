@@ -1,25 +1,12 @@
 // One block of queries against one block of keys: scores, weights, weights·values. Queries in lanes, so maxima and sums
 // over keys are vertical; invisible pairs enter nothing, not even as 0·NaN.
 
-// The keys that a column of lanes sees: key j is visible to lane i when j < i + diagonal.
-template <class T>
-struct Mask {
-  using Number = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
-  Integers<T> visible;  // keys visible to each lane
-
-  CSQ_INLINE Mask(Index first_lane, Index diagonal) {
-    alignas(64) Number numbers[lanes<T>];
-    for (Index lane = 0; lane < lanes<T>; ++lane) numbers[lane] = static_cast<Number>(first_lane + lane + diagonal);
-    __builtin_memcpy(&visible, numbers, sizeof visible);
-  }
-  CSQ_INLINE void sees(Index key, Integers<T>& result) const { result = visible > static_cast<Number>(key); }
-};
-
 // The running maximum of a row moves only when it must rise by more than this (in units of ln 2): until then weights
 // are relative to the old one, at most 2^8, and the numerators need no rescaling.
 constexpr int maximum_slack = 8;
 
-// Scores of one column of lanes → weights 2^(s − maximum), with the row statistics. True when a numerator must be scaled.
+// Scores of one column of lanes → weights 2^(s − maximum), with the row statistics. True when a numerator must be
+// scaled.
 template <class T, bool Masked>
 bool exponential_weights(const DirectBlock<T>& block, Index lane) {
   constexpr Index stride = block_tokens<T>;
@@ -168,10 +155,17 @@ template <class T, bool Masked>
 CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane) {
   using Kind = KernelWeight::Kind;
   switch (block.weight.kind) {
-    case Kind::exponential: return exponential_weights<T, Masked>(block, lane);
-    case Kind::quadratic: polynomial_weights<T, Masked, QuadraticWeight<T>>(block, lane); break;
-    case Kind::power_series: polynomial_weights<T, Masked, PowerSeriesWeight<T>>(block, lane); break;
-    case Kind::chebyshev_square: polynomial_weights<T, Masked, ChebyshevSquareWeight<T>>(block, lane); break;
+    case Kind::exponential:
+      return exponential_weights<T, Masked>(block, lane);
+    case Kind::quadratic:
+      polynomial_weights<T, Masked, QuadraticWeight<T>>(block, lane);
+      break;
+    case Kind::power_series:
+      polynomial_weights<T, Masked, PowerSeriesWeight<T>>(block, lane);
+      break;
+    case Kind::chebyshev_square:
+      polynomial_weights<T, Masked, ChebyshevSquareWeight<T>>(block, lane);
+      break;
   }
   return false;
 }
@@ -183,50 +177,6 @@ CSQ_INLINE void scale_row(T factor, Index length, T* row) {
     load<T>(row + column, value);
     value *= factor;
     store<T>(row + column, value);
-  }
-}
-
-template <class T>
-CSQ_INLINE Index visible_keys(const DirectBlock<T>& block, Index query) {
-  const Index count = query + block.diagonal;
-  return count < 0 ? 0 : count < block.keys ? count : block.keys;
-}
-
-// numerator += weights·values where the mask cuts through the tile: full tiles over the keys that all its rows see, then
-// each row by itself over what only it sees.
-template <class T, int Columns>
-void masked_strip(const DirectBlock<T>& block, Index column) {
-  constexpr int height = tile_rows<Columns>;
-  constexpr Index stride = block_tokens<T>;
-  const T* values = block.values + column;
-  for (Index first = 0; first < block.queries; first += height) {
-    const Index common = visible_keys(block, first);
-    T* rows = block.numerator + first * block.value_stride + column;
-    tile<T, height, Columns, true>(common, block.weights + first, values, block.value_stride, rows, block.value_stride,
-                                   true);
-    for (Index row = 1; row < height && first + row < block.queries; ++row) {
-      const Index rest = visible_keys(block, first + row) - common;
-      if (rest > 0)
-        tile<T, 1, Columns, true>(rest, block.weights + common * stride + first + row,
-                                  values + common * block.value_stride, block.value_stride,
-                                  rows + row * block.value_stride, block.value_stride, true);
-    }
-  }
-}
-
-template <class T>
-CSQ_INLINE void masked_product(const DirectBlock<T>& block) {
-  const Index vectors = block.value_stride / lanes<T>;
-  for (Index done = 0; done < vectors;) {
-    const Index width = next_width(vectors - done);
-    const Index column = done * lanes<T>;
-    if constexpr (widest_tile >= 4) {
-      if (width == 4) masked_strip<T, 4>(block, column);
-      if (width == 3) masked_strip<T, 3>(block, column);
-    }
-    if (width == 2) masked_strip<T, 2>(block, column);
-    if (width == 1) masked_strip<T, 1>(block, column);
-    done += width;
   }
 }
 
@@ -253,11 +203,8 @@ void direct(const DirectBlock<T>& block) {
     for (Index query = 0; query < block.queries; ++query)
       if (block.scale[query] != 1)
         scale_row<T>(block.scale[query], block.value_stride, block.numerator + query * block.value_stride);
-  if (masked)
-    masked_product(block);
-  else
-    product<T, true>(block.queries, block.value_stride / lanes<T>, block.keys, block.weights, block.values,
-                     block.value_stride, block.numerator, block.value_stride, true);
+  visible_product<T, true>({block.queries, block.keys, block.diagonal}, block.value_stride / lanes<T>, block.weights,
+                           block.values, block.value_stride, block.numerator, block.value_stride);
 }
 
 template <class T>

@@ -2,7 +2,8 @@
 
 // 2^x = 2^n·2^f with n the nearest integer and |f| ≤ ½: a polynomial for 2^f (Chebyshev interpolation; relative error
 // 1.0e-7 in float, 4e-18 in double before rounding), n added to the exponent bits. Below 2^-125 (2^-1021) the result
-// stays there; NaN stays NaN. The magic number leaves n in the low bits of the sum. C-style casts of vectors keep the bits.
+// stays there; NaN stays NaN. The magic number leaves n in the low bits of the sum. C-style casts of vectors keep the
+// bits.
 CSQ_INLINE void exp2_in_place(Vector<float>& x) {
   constexpr float smallest = -125.0f;
   constexpr float magic = 12582912.0f;  // 1.5·2^23

@@ -45,7 +45,8 @@ CSQ_INLINE void for_each_feature(const FeatureMap& map, const T* packed, Index f
     }
   }
   const Index linear_end = pairs + (map.linear ? map.dim : 0);
-  for (; feature < last && feature < linear_end; ++feature) visitor.linear(feature, packed + (feature - pairs) * stride);
+  for (; feature < last && feature < linear_end; ++feature)
+    visitor.linear(feature, packed + (feature - pairs) * stride);
   for (; feature < last; ++feature) visitor.constant(feature, ones);
 }
 

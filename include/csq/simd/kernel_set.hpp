@@ -12,8 +12,8 @@
 
 namespace csq::simd {
 
-// 144 floats or 72 doubles: a multiple of every tile height (4, 6, 8, 12, 24) and of three vectors, and 9 cache lines, an
-// odd number, so that walking down a column meets every cache set.
+// 144 floats or 72 doubles: a multiple of every tile height (4, 6, 8, 12, 24) and of three vectors, and 9 cache lines,
+// an odd number, so that walking down a column meets every cache set.
 template <class T>
 inline constexpr Index block_tokens = static_cast<Index>(576 / sizeof(T));
 
@@ -99,7 +99,8 @@ struct ReadBlock {
 };
 
 inline constexpr Index panel_features = 144;  // rows of the panel scratch
-inline constexpr Index slice_features = 24;   // a slice of the summary starts at a multiple of this: every tile height divides it
+inline constexpr Index slice_features =
+    24;  // a slice of the summary starts at a multiple of this: every tile height divides it
 
 // w(s) as the kernels evaluate it.
 //   exponential       2^(s − maximum), s already in units of ln 2
@@ -118,8 +119,8 @@ struct KernelWeight {
 };
 
 // One block of queries against one block of keys, added to the queries' running sums:
-// numerator[i] += Σ_j w(s_ij) values[j], normalizer[i] += Σ_j w(s_ij), over the visible keys j < i + diagonal, j < keys.
-// For the exponential both are relative to maximum[i], which rises when it must.
+// numerator[i] += Σ_j w(s_ij) values[j], normalizer[i] += Σ_j w(s_ij), over the visible keys j < i + diagonal, j <
+// keys. For the exponential both are relative to maximum[i], which rises when it must.
 template <class T>
 struct DirectBlock {
   const T* query = nullptr;  // packed

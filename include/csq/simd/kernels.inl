@@ -2,12 +2,15 @@
 // file that defines vector_bytes, accumulator_vectors (registers of the tile), widest_tile and the panel heights.
 // No Eigen and no standard algorithm in here: they would be compiled for the unit's flags, not for the region's.
 
+// clang-format off
 #include "csq/simd/vector.inl"
 #include "csq/simd/tile.inl"
+#include "csq/simd/mask.inl"
 #include "csq/simd/exponential.inl"
 #include "csq/simd/pack.inl"
 #include "csq/simd/features.inl"
 #include "csq/simd/direct.inl"
+// clang-format on
 
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {

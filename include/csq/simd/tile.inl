@@ -58,7 +58,8 @@ void strip(Index rows, Index depth, const T* a, const T* b, Index b_stride, T* c
   constexpr Index a_step = DepthMajor ? 1 : block_tokens<T>;
   Index row = 0;
   for (; row + height / 2 < rows; row += height)
-    tile<T, height, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride, accumulate);
+    tile<T, height, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride,
+                                         accumulate);
   if (row < rows)
     tile<T, height / 2, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride,
                                              accumulate);

@@ -1,0 +1,80 @@
+// Which pairs of a block of queries and a block of keys are visible, for lanes and for products.
+//
+// 0·NaN is NaN, so giving invisible pairs the weight 0 is not enough: a product must not even touch what they point to.
+
+// The keys that a column of lanes sees: key j is visible to lane i when j < i + diagonal.
+template <class T>
+struct Mask {
+  using Number = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  Integers<T> visible;  // keys visible to each lane
+
+  CSQ_INLINE Mask(Index first_lane, Index diagonal) {
+    alignas(64) Number numbers[lanes<T>];
+    for (Index lane = 0; lane < lanes<T>; ++lane) numbers[lane] = static_cast<Number>(first_lane + lane + diagonal);
+    __builtin_memcpy(&visible, numbers, sizeof visible);
+  }
+  CSQ_INLINE void sees(Index key, Integers<T>& result) const { result = visible > static_cast<Number>(key); }
+};
+
+// Query i sees the keys [0, diagonal + i), at most `keys`.
+struct VisiblePairs {
+  Index queries, keys, diagonal;
+
+  CSQ_INLINE bool all() const { return diagonal >= keys; }
+  CSQ_INLINE Index keys_of(Index query) const {
+    const Index count = query + diagonal;
+    return count < 0 ? 0 : count < keys ? count : keys;
+  }
+  CSQ_INLINE Index first_query_of(Index key) const {
+    const Index query = key + 1 - diagonal;
+    return query < 0 ? 0 : query < queries ? query : queries;
+  }
+};
+
+// One strip of C += Aᵀ·B where the mask cuts through tiles: full tiles over the depth that all their rows share, then
+// each row by itself over the rest. DepthMajor: rows of C are queries and the depth is keys; else the other way round.
+template <class T, int Columns, bool DepthMajor>
+void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_stride, T* c, Index c_stride) {
+  constexpr int height = tile_rows<Columns>;
+  constexpr Index row_step = DepthMajor ? 1 : block_tokens<T>;
+  constexpr Index depth_step = DepthMajor ? block_tokens<T> : 1;
+  const Index rows = DepthMajor ? pairs.queries : pairs.keys;
+  for (Index first = 0; first < rows; first += height) {
+    const Index last = first + height < rows ? first + height : rows;
+    // The shared depth: keys that the first query sees; queries that see the last key.
+    const Index from = DepthMajor ? 0 : pairs.first_query_of(last - 1);
+    const Index to = DepthMajor ? pairs.keys_of(first) : pairs.queries;
+    tile<T, height, Columns, DepthMajor>(to - from, a + first * row_step + from * depth_step, b + from * b_stride,
+                                         b_stride, c + first * c_stride, c_stride, true);
+    for (Index row = first; row < last; ++row) {
+      const Index begin = DepthMajor ? to : pairs.first_query_of(row);
+      const Index end = DepthMajor ? pairs.keys_of(row) : from;
+      if (begin < end)
+        tile<T, 1, Columns, DepthMajor>(end - begin, a + row * row_step + begin * depth_step, b + begin * b_stride,
+                                        b_stride, c + row * c_stride, c_stride, true);
+    }
+  }
+}
+
+// C += Aᵀ·B over visible pairs only, for any number of column vectors.
+template <class T, bool DepthMajor>
+CSQ_INLINE void visible_product(const VisiblePairs& pairs, Index vectors, const T* a, const T* b, Index b_stride, T* c,
+                                Index c_stride) {
+  if (pairs.all()) {
+    product<T, DepthMajor>(DepthMajor ? pairs.queries : pairs.keys, vectors, DepthMajor ? pairs.keys : pairs.queries, a,
+                           b, b_stride, c, c_stride, true);
+    return;
+  }
+  for (Index done = 0; done < vectors;) {
+    const Index width = next_width(vectors - done);
+    const T* b_strip = b + done * lanes<T>;
+    T* c_strip = c + done * lanes<T>;
+    if constexpr (widest_tile >= 4) {
+      if (width == 4) visible_strip<T, 4, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
+      if (width == 3) visible_strip<T, 3, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
+    }
+    if (width == 2) visible_strip<T, 2, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
+    if (width == 1) visible_strip<T, 1, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
+    done += width;
+  }
+}
