@@ -42,13 +42,12 @@ void check_not_same(std::string_view output_name, const Heads<A>& output, std::s
         ": an output may not be the same memory as ", other_name);
 }
 
-// The sizes of the arrays agree with each other.
+// The sizes of q, k and v agree with each other.
 template <class T>
-void check_arrays(const Problem<T>& p) {
+void check_inputs(const Problem<T>& p) {
   check_heads("q", p.query);
   check_heads("k", p.key);
   check_heads("v", p.value);
-  check_heads("out", p.output);
   check(p.query.heads() >= 1 && p.key.heads() >= 1, "heads: q has ", p.query.heads(), " and k has ", p.key.heads(),
         " but both need at least one");
   check(p.query.dim() >= 1, "q: dim is ", p.query.dim(), " but must be at least 1");
@@ -60,6 +59,11 @@ void check_arrays(const Problem<T>& p) {
   check(p.value.tokens() == p.key.tokens(), "v: tokens is ", p.value.tokens(), " but k has ", p.key.tokens());
   check(p.query.heads() % p.key.heads() == 0, "q: heads is ", p.query.heads(), ", not a multiple of the ",
         p.key.heads(), " heads of k");
+}
+
+template <class T>
+void check_output(const Problem<T>& p) {
+  check_heads("out", p.output);
   const auto& q = p.query.shape;
   const auto& o = p.output.shape;
   check(o[0] == q[0] && o[1] == q[1] && o[2] == q[2] && o[3] == p.value.dim(), "out: shape is [", o[0], ", ", o[1],

@@ -96,7 +96,8 @@ void attention_checked(const M& mechanism, const Heads<const T>& q, const Heads<
   problem.value = v;
   problem.output = out;
   problem.weight = weight_of(mechanism);
-  check_arrays(problem);
+  check_inputs(problem);
+  check_output(problem);
   if (normalizer != nullptr) {
     problem.normalizer = *normalizer;
     check_normalizer(problem);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csq/attention.hpp"
+#include "csq/attention_backward.hpp"
 #include "csq/check.hpp"
 #include "csq/cost_model.hpp"
 #include "csq/mechanism.hpp"

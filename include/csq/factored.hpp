@@ -182,6 +182,8 @@ class FactoredRun {
   struct Rows {
     Index first, count, real;
   };
+  // The row of ones of a packed block, zero past its tokens.
+  const T* ones_of(const T* packed) const { return packed + problem_.key_dim() * simd::block_tokens<T>; }
   Rows rows_in(Index h, Index chunk) const {
     const Index first = std::clamp<Index>(chunk * chunk_size() - problem_.offset(), 0, problem_.queries());
     const Index last = std::clamp<Index>((chunk + 1) * chunk_size() - problem_.offset(), 0, problem_.queries());
@@ -313,7 +315,8 @@ class FactoredRun {
           }
         }
         if (!is_kept(chunk) && keys_in(h, chunk) > 0)
-          slice.absorb(keys_at(h, slot), values_at(h, slot), keys_in(h, chunk), scratch_.panels[thread]);
+          slice.absorb(keys_at(h, slot), values_at(h, slot), ones_of(keys_at(h, slot)), keys_in(h, chunk),
+                       scratch_.panels[thread]);
       }
     });
   }

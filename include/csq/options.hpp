@@ -4,7 +4,7 @@
 #include <optional>
 #include <span>
 
-#include "csq/check.hpp"
+#include "csq/tensor.hpp"
 
 namespace csq {
 
@@ -26,6 +26,14 @@ enum class Centering { automatic, none, sequence, prefix, prefix_exclusive };
 struct History {
   std::span<const Index> count;  // [batch]
   std::span<const double> mean;  // [batch, heads, dim], contiguous; heads of the queries or of the keys
+};
+
+// Where backward puts ∂L/∂q, ∂L/∂k and ∂L/∂v (shapes of q, k and v; overwritten) and, if wanted, ∂L/∂shift of Csq and
+// ShiftedQuadratic, summed over batch and heads.
+template <class T>
+struct Gradients {
+  Heads<T> query, key, value;
+  double* shift = nullptr;
 };
 
 struct Options {

@@ -18,9 +18,10 @@ inline Quadratic feature_coefficients(const Weight& weight) {
   return weight.kind == Weight::Kind::feature_product ? Quadratic{0, 1, 0} : weight.quadratic;
 }
 
-inline simd::FeatureMap feature_map(const Weight& weight, Index dim) {
+// The gradient of the shift needs the features of degree 1 even where their coefficient, 2·shift, is zero.
+inline simd::FeatureMap feature_map(const Weight& weight, Index dim, bool shift_gradient = false) {
   const Quadratic c = feature_coefficients(weight);
-  return {dim, c.c2 != 0, c.c1 != 0, c.c0 != 0};
+  return {dim, c.c2 != 0, c.c1 != 0 || shift_gradient, c.c0 != 0};
 }
 
 // Features [first, last) of a summary, in the memory of whoever made it.
@@ -36,16 +37,21 @@ struct SummarySlice {
     return (rows + simd::slice_features - 1) / simd::slice_features * simd::slice_features;
   }
 
+  static simd::FeatureCoefficients<T> query_coefficients(const Quadratic& c) {
+    return {static_cast<T>(2 * c.c2), static_cast<T>(c.c2), static_cast<T>(c.c1), static_cast<T>(c.c0)};
+  }
+
   void clear() const {
     std::fill_n(summary, padded_rows(last - first) * value_stride, T(0));
     std::fill_n(normalizer, last - first, T(0));
   }
 
-  // S += Φ(K)ᵀ [V, 1] for a packed block of keys.
-  void absorb(const T* key, const T* values, Index tokens, T* panel) const {
+  // S += Φ(X)ᵀ [Y, r] for a packed block: [V, 1] of keys, with the packed row of ones as r.
+  void absorb(const T* packed, const T* values, const T* row_weights, Index tokens, T* panel) const {
     simd::AbsorbBlock<T> block;
-    block.packed = key;
+    block.packed = packed;
     block.values = values;
+    block.row_weights = row_weights;
     block.tokens = tokens;
     block.value_stride = value_stride;
     block.map = map;
@@ -57,6 +63,28 @@ struct SummarySlice {
     simd::kernels<T>().absorb(block);
   }
 
+  // dX̃ += J_Φ(X)ᵀ (Y Sᵀ) for a packed block X that has read, Y = target the gradient of what it read.
+  void pull_back(const Quadratic& c, const T* packed, const T* target, Index tokens, Index value_dim, T* panel,
+                 T* summary_panel, T* gradient, T* shift) const {
+    simd::PullBackBlock<T> block;
+    block.packed = packed;
+    block.target = target;
+    block.tokens = tokens;
+    block.value_dim = value_dim;
+    block.map = map;
+    block.coefficients = query_coefficients(c);
+    block.shift_constant = static_cast<T>(c.c1);  // 2β, where there is a shift
+    block.first = first;
+    block.last = last;
+    block.summary = summary;
+    block.normalizer = normalizer;
+    block.panel = panel;
+    block.summary_panel = summary_panel;
+    block.gradient = gradient;
+    block.shift = shift;
+    simd::backward_kernels<T>().pull_back(block);
+  }
+
   // [N, δ] += Φ(Q) S for a packed block of queries.
   void read(const Quadratic& c, const T* query, Index tokens, T* panel, T* numerator, T* normalizer_rows) const {
     simd::ReadBlock<T> block;
@@ -64,7 +92,7 @@ struct SummarySlice {
     block.tokens = tokens;
     block.value_stride = value_stride;
     block.map = map;
-    block.coefficients = {static_cast<T>(2 * c.c2), static_cast<T>(c.c2), static_cast<T>(c.c1), static_cast<T>(c.c0)};
+    block.coefficients = query_coefficients(c);
     block.first = first;
     block.last = last;
     block.panel = panel;

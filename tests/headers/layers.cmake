@@ -4,9 +4,9 @@ cmake_minimum_required(VERSION 3.21)
 
 set(layer_0 version check tensor options parallel workspace)
 set(layer_1 simd/.* mechanism centering problem)
-set(layer_2 pack quadratic_features summary)
+set(layer_2 pack quadratic_features summary backward_blocks)
 set(layer_3 direct direct_backward factored factored_backward stream cost_model)
-set(layer_4 arguments attention penalties)
+set(layer_4 arguments attention attention_backward penalties)
 set(layer_5 csq)
 
 set(failures 0)

@@ -4,7 +4,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "csq/simd/kernel_set.hpp"
+#include "csq/simd/backward_kernel_set.hpp"
 
 #if defined(__x86_64__)
 

@@ -54,6 +54,15 @@ const KernelSet<T>& kernels() {
   return portable::kernel_set<T>;
 }
 
+template <class T>
+const BackwardKernelSet<T>& backward_kernels() {
+#if defined(__x86_64__)
+  if (instruction_set() == InstructionSet::avx512) return avx512::backward_kernel_set<T>;
+  if (instruction_set() == InstructionSet::avx2) return avx2::backward_kernel_set<T>;
+#endif
+  return portable::backward_kernel_set<T>;
+}
+
 }  // namespace csq::simd
 
 namespace csq {

@@ -50,11 +50,12 @@ CSQ_INLINE void for_each_feature(const FeatureMap& map, const T* packed, Index f
   for (; feature < last; ++feature) visitor.constant(feature, ones);
 }
 
-// Panel rows for absorb, each with its sum over tokens.
+// Panel rows for absorb, each with its weighted sum over tokens.
 template <class T>
 struct AbsorbPanel {
   Index first;
   Index length;  // tokens rounded up to whole vectors
+  const T* row_weights;
   T* panel;
   T* normalizer;
 
@@ -62,12 +63,13 @@ struct AbsorbPanel {
     T* row = panel + (feature - first) * block_tokens<T>;
     Vector<T> sum = {};
     for (Index token = 0; token < length; token += lanes<T>) {
-      Vector<T> x, y;
+      Vector<T> x, y, weight;
       load<T>(left + token, x);
       load<T>(right + token, y);
+      load<T>(row_weights + token, weight);
       x *= y;
       store<T>(row + token, x);
-      sum += x;
+      sum += x * weight;
     }
     normalizer[feature - first] += sum_of_lanes<T>(sum);
   }
@@ -75,10 +77,11 @@ struct AbsorbPanel {
     T* row = panel + (feature - first) * block_tokens<T>;
     Vector<T> sum = {};
     for (Index token = 0; token < length; token += lanes<T>) {
-      Vector<T> x;
+      Vector<T> x, weight;
       load<T>(only + token, x);
+      load<T>(row_weights + token, weight);
       store<T>(row + token, x);
-      sum += x;
+      sum += x * weight;
     }
     normalizer[feature - first] += sum_of_lanes<T>(sum);
   }
@@ -91,7 +94,7 @@ void absorb(const AbsorbBlock<T>& block) {
   const Index length = (block.tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
   for (Index first = block.first; first < block.last; first += absorb_panel) {
     const Index last = first + absorb_panel < block.last ? first + absorb_panel : block.last;
-    const AbsorbPanel<T> panel{first, length, block.panel, block.normalizer + (first - block.first)};
+    const AbsorbPanel<T> panel{first, length, block.row_weights, block.panel, block.normalizer + (first - block.first)};
     for_each_feature(block.map, block.packed, first, last, panel);
     product<T, false>(last - first, vectors, block.tokens, block.panel, block.values, block.value_stride,
                       block.summary + (first - block.first) * block.value_stride, block.value_stride, true);

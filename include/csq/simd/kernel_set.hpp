@@ -68,11 +68,13 @@ struct FeatureCoefficients {
   T constant = 1;
 };
 
-// summary[f] += Σ_t φ_f(x_t) y_t and normalizer[f] += Σ_t φ_f(x_t), for features in [first, last).
+// summary[f] += Σ_t φ_f(x_t) y_t and normalizer[f] += Σ_t φ_f(x_t) r_t, for features in [first, last). r_t is 1 forward
+// (the packed row of ones) and the normaliser's gradient backward; zero past the tokens.
 template <class T>
 struct AbsorbBlock {
   const T* packed = nullptr;
   const T* values = nullptr;
+  const T* row_weights = nullptr;  // r, [B]
   Index tokens = 0;
   Index value_stride = 0;
   FeatureMap map;

@@ -10,11 +10,18 @@
 #include "csq/simd/pack.inl"
 #include "csq/simd/features.inl"
 #include "csq/simd/direct.inl"
+#include "csq/simd/direct_backward.inl"
+#include "csq/simd/pull_back.inl"
 // clang-format on
 
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
     set_name, add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, divide<T>, add<T>,
+};
+
+template <class T>
+inline constexpr BackwardKernelSet<T> backward_kernel_set = {
+    scale_gradient<T>, direct_backward<T>, pull_back<T>, add_transposed<T>, multiply_elu_slope<T>, uncenter<T>,
 };
 
 #undef CSQ_INLINE

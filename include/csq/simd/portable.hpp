@@ -4,7 +4,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "csq/simd/kernel_set.hpp"
+#include "csq/simd/backward_kernel_set.hpp"
 
 // In a unit built with more than SSE2 these kernels still use no more, whichever unit the linker takes them from.
 #if defined(__x86_64__) && defined(__clang__)

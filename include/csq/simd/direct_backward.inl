@@ -1,0 +1,189 @@
+// The gradients of one block of queries against one block of keys: scores and weights are computed again.
+
+template <class T>
+void scale_gradient(const ScaleGradient<T>& block) {
+  copy_rows(block.gradient, block.value_stride, block.rows);
+  for (Index token = 0; token < block.gradient.tokens; ++token) {
+    T* row = block.rows + token * block.value_stride;
+    const T factor = block.factor[token];
+    if (factor == 0) {
+      for (Index column = 0; column < block.value_stride; ++column) row[column] = 0;
+      block.dot[token] = 0;
+      continue;
+    }
+    const T* output = block.output.data + token * block.output.token_stride;
+    Vector<T> sum = {};
+    Index column = 0;
+    if (block.output.dim_stride == 1) {
+      for (; column + lanes<T> <= block.gradient.dim; column += lanes<T>) {
+        Vector<T> g, o;
+        load<T>(row + column, g);
+        load<T>(output + column, o);
+        g *= factor;
+        store<T>(row + column, g);
+        sum += g * o;
+      }
+    }
+    T dot = sum_of_lanes<T>(sum);
+    for (; column < block.gradient.dim; ++column) {
+      row[column] *= factor;
+      dot += row[column] * output[column * block.output.dim_stride];
+    }
+    block.dot[token] = dot;
+  }
+}
+
+// Each: score → weight and w'(s).
+template <class T>
+struct ExponentialSlope {
+  Vector<T> log_normalizer;
+
+  CSQ_INLINE ExponentialSlope(const DirectBackwardBlock<T>& block, Index lane) {
+    load<T>(block.log_normalizer + lane, log_normalizer);
+  }
+  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
+    score -= log_normalizer;
+    exp2_in_place(score);
+    slope = score;
+  }
+};
+template <class T>
+struct QuadraticSlope {
+  Vector<T> offset, c0, c1, c2;
+
+  CSQ_INLINE QuadraticSlope(const DirectBackwardBlock<T>& block, Index) {
+    broadcast<T>(static_cast<T>(block.weight.offset), offset);
+    broadcast<T>(static_cast<T>(block.weight.c0), c0);
+    broadcast<T>(static_cast<T>(block.weight.c1), c1);
+    broadcast<T>(static_cast<T>(block.weight.c2), c2);
+  }
+  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
+    const Vector<T> t = score + offset;
+    const Vector<T> linear = t * c2 + c1;
+    score = linear * t + c0;
+    slope = t * c2 + linear;
+  }
+};
+template <class T>
+struct PowerSeriesSlope {
+  const double* coefficients;
+  Index count;
+
+  CSQ_INLINE PowerSeriesSlope(const DirectBackwardBlock<T>& block, Index)
+      : coefficients(block.weight.coefficients), count(block.weight.coefficient_count) {}
+  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
+    Vector<T> value = {}, derivative = {};
+    for (Index t = count - 1; t >= 0; --t) {
+      derivative = derivative * score + value;
+      value = value * score + static_cast<T>(coefficients[t]);
+    }
+    score = value;
+    slope = derivative;
+  }
+};
+// Clenshaw's recurrence and, beside it, the recurrence of its derivative.
+template <class T>
+struct ChebyshevSquareSlope {
+  const double* coefficients;
+  Index count;
+  T reciprocal_radius, floor;
+
+  CSQ_INLINE ChebyshevSquareSlope(const DirectBackwardBlock<T>& block, Index)
+      : coefficients(block.weight.coefficients),
+        count(block.weight.coefficient_count),
+        reciprocal_radius(static_cast<T>(1 / block.weight.radius)),
+        floor(static_cast<T>(block.weight.floor)) {}
+  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
+    const Vector<T> x = score * reciprocal_radius;
+    const Vector<T> twice = x + x;
+    Vector<T> next = {}, after = {}, next_slope = {}, after_slope = {};
+    for (Index t = count - 1; t > 0; --t) {
+      const Vector<T> current = twice * next - after + static_cast<T>(coefficients[t]);
+      const Vector<T> current_slope = next + next + twice * next_slope - after_slope;
+      after = next;
+      next = current;
+      after_slope = next_slope;
+      next_slope = current_slope;
+    }
+    const Vector<T> root = x * next - after + static_cast<T>(coefficients[0]);
+    const Vector<T> root_slope = next + x * next_slope - after_slope;
+    score = root * root + floor;
+    slope = (root + root) * root_slope * reciprocal_radius;
+  }
+};
+
+// Scores and r·v of one column of lanes → weights and slopes; zero where invisible.
+template <class T, bool Masked, class Evaluate>
+void backward_weights(const DirectBackwardBlock<T>& block, Index lane) {
+  constexpr Index stride = block_tokens<T>;
+  const Evaluate evaluate(block, lane);
+  const Mask<T> mask(lane, block.diagonal);
+  const Index keys = block.keys;
+  T* weights = block.weights + lane;
+  T* slopes = block.slopes + lane;
+  Vector<T> dot, sum = {};
+  load<T>(block.dot + lane, dot);
+  for (Index key = 0; key < keys; ++key) {
+    Vector<T> weight, slope, gradient;
+    load<T>(weights + key * stride, weight);
+    load<T>(slopes + key * stride, gradient);
+    evaluate(weight, slope);
+    slope *= gradient - dot;
+    if constexpr (Masked) {
+      Integers<T> sees;
+      mask.sees(key, sees);
+      weight = sees ? weight : Vector<T>{};
+      slope = sees ? slope : Vector<T>{};
+    }
+    store<T>(weights + key * stride, weight);
+    store<T>(slopes + key * stride, slope);
+    sum += slope;
+  }
+  if (block.slope_sum != nullptr)
+    for (Index i = 0; i < lanes<T> && lane + i < block.queries; ++i) *block.slope_sum += static_cast<double>(sum[i]);
+}
+
+template <class T, bool Masked>
+CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane) {
+  using Kind = KernelWeight::Kind;
+  switch (block.weight.kind) {
+    case Kind::exponential:
+      return backward_weights<T, Masked, ExponentialSlope<T>>(block, lane);
+    case Kind::quadratic:
+      return backward_weights<T, Masked, QuadraticSlope<T>>(block, lane);
+    case Kind::power_series:
+      return backward_weights<T, Masked, PowerSeriesSlope<T>>(block, lane);
+    case Kind::chebyshev_square:
+      return backward_weights<T, Masked, ChebyshevSquareSlope<T>>(block, lane);
+  }
+}
+
+template <class T>
+void direct_backward(const DirectBackwardBlock<T>& block) {
+  constexpr Index stride = block_tokens<T>;
+  const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
+  const Index key_stride = padded_columns<T>(block.key_dim);
+  const Index value_stride = padded_columns<T>(block.value_dim);
+  const VisiblePairs pairs{block.queries, block.keys, block.diagonal};
+  for (Index done = 0; done < vectors;) {
+    const Index width = next_width(vectors - done);
+    const Index lane = done * lanes<T>;
+    product<T, true>(block.keys, width, block.key_dim, block.key, block.query + lane, stride, block.weights + lane,
+                     stride, false);
+    product<T, true>(block.keys, width, block.value_dim, block.value, block.gradient + lane, stride,
+                     block.slopes + lane, stride, false);
+    for (Index v = 0; v < width; ++v) {
+      if (pairs.all())
+        backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>);
+      else
+        backward_weights_of_lanes<T, true>(block, lane + v * lanes<T>);
+    }
+    done += width;
+  }
+  visible_product<T, false>(pairs, value_stride / lanes<T>, block.weights, block.gradient_rows, value_stride,
+                            block.value_gradient, value_stride);
+  visible_product<T, false>(pairs, key_stride / lanes<T>, block.slopes, block.query_rows, key_stride,
+                            block.key_gradient, key_stride);
+  visible_product<T, true>(pairs, key_stride / lanes<T>, block.slopes, block.key_rows, key_stride, block.query_gradient,
+                           key_stride);
+}
