@@ -8,6 +8,7 @@
 #include "csq/mechanism.hpp"
 #include "csq/options.hpp"
 #include "csq/parallel.hpp"
+#include "csq/penalties.hpp"
 #include "csq/tensor.hpp"
 #include "csq/version.hpp"
 #include "csq/workspace.hpp"

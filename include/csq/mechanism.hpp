@@ -73,15 +73,16 @@ concept QuadraticMechanism = requires(const M& mechanism) {
   { mechanism.quadratic() } -> std::same_as<Quadratic>;
 };
 
-// What the engines see. Quadratic weights are kept as completed squares, c2·(s+h)² + rest: evaluating c0 + c1·s + c2·s²
-// near its minimum would cancel, and could turn out negative.
+// What the engines see; `bound` is max(0, |s| − radius)², for the penalty's gradient alone. Quadratic weights are kept
+// as completed squares, c2·(s+h)² + rest: evaluating c0 + c1·s + c2·s² near its minimum would cancel, and could turn
+// out negative.
 struct Weight {
-  enum class Kind { exponential, quadratic, feature_product, power_series, chebyshev_square };
+  enum class Kind { exponential, quadratic, feature_product, power_series, chebyshev_square, bound };
 
   Kind kind = Kind::quadratic;
   Quadratic quadratic{};                 // quadratic
   std::span<const double> coefficients;  // power_series, chebyshev_square
-  double radius = 1;                     // chebyshev_square
+  double radius = 1;                     // chebyshev_square, bound
   double floor = 0;                      // chebyshev_square
 
   bool has_factored_form() const { return kind == Kind::quadratic || kind == Kind::feature_product; }

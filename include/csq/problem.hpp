@@ -82,6 +82,9 @@ inline simd::KernelWeight kernel_weight(const Weight& weight) {
     case Weight::Kind::chebyshev_square:
       result.kind = simd::KernelWeight::Kind::chebyshev_square;
       break;
+    case Weight::Kind::bound:
+      result.kind = simd::KernelWeight::Kind::bound;
+      break;
   }
   result.coefficients = weight.coefficients.data();
   result.coefficient_count = static_cast<Index>(weight.coefficients.size());

@@ -91,6 +91,20 @@ struct UncenterBlock {
   Index token_stride = 0, dim_stride = 1;
 };
 
+// Over the visible scores of a block: the largest |s|, how many lie beyond the radius, and Σ max(0, |s| − radius)².
+template <class T>
+struct ScoreStatistics {
+  const T* query = nullptr;  // packed
+  const T* key = nullptr;    // packed
+  Index queries = 0, keys = 0, dim = 0;
+  Index diagonal = 0;
+  double radius = 0;
+  T* scores = nullptr;  // scratch [B][B]
+  double* excess = nullptr;
+  double* beyond = nullptr;
+  double* largest = nullptr;
+};
+
 template <class T>
 struct BackwardKernelSet {
   void (*scale_gradient)(const ScaleGradient<T>& block);
@@ -99,6 +113,7 @@ struct BackwardKernelSet {
   void (*add_transposed)(const AddTransposed<T>& block);
   void (*multiply_elu_slope)(Index count, const T* features, T* gradient);  // φ'(x) = min(φ(x), 1)
   void (*uncenter)(const UncenterBlock<T>& block);
+  void (*score_statistics)(const ScoreStatistics<T>& block);
 };
 
 }  // namespace csq::simd

@@ -166,6 +166,8 @@ CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane) {
     case Kind::chebyshev_square:
       polynomial_weights<T, Masked, ChebyshevSquareWeight<T>>(block, lane);
       break;
+    case Kind::bound:
+      break;
   }
   return false;
 }

@@ -112,6 +112,23 @@ struct ChebyshevSquareSlope {
   }
 };
 
+// max(0, |s| − radius)².
+template <class T>
+struct BoundSlope {
+  Vector<T> radius;
+
+  CSQ_INLINE BoundSlope(const DirectBackwardBlock<T>& block, Index) {
+    broadcast<T>(static_cast<T>(block.weight.radius), radius);
+  }
+  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
+    const Vector<T> zero = {};
+    const Vector<T> above = score - radius, below = score + radius;
+    const Vector<T> excess = above > zero ? above : below < zero ? below : zero;
+    score = excess * excess;
+    slope = excess + excess;
+  }
+};
+
 // Scores and r·v of one column of lanes → weights and slopes; zero where invisible.
 template <class T, bool Masked, class Evaluate>
 void backward_weights(const DirectBackwardBlock<T>& block, Index lane) {
@@ -155,6 +172,8 @@ CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, I
       return backward_weights<T, Masked, PowerSeriesSlope<T>>(block, lane);
     case Kind::chebyshev_square:
       return backward_weights<T, Masked, ChebyshevSquareSlope<T>>(block, lane);
+    case Kind::bound:
+      return backward_weights<T, Masked, BoundSlope<T>>(block, lane);
   }
 }
 
@@ -186,4 +205,23 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
                             block.key_gradient, key_stride);
   visible_product<T, true>(pairs, key_stride / lanes<T>, block.slopes, block.key_rows, key_stride, block.query_gradient,
                            key_stride);
+}
+
+template <class T>
+void score_statistics(const ScoreStatistics<T>& block) {
+  constexpr Index stride = block_tokens<T>;
+  const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
+  product<T, true>(block.keys, vectors, block.dim, block.key, block.query, stride, block.scores, stride, false);
+  for (Index key = 0; key < block.keys; ++key) {
+    const Index unseen = key + 1 - block.diagonal;
+    for (Index query = unseen > 0 ? unseen : 0; query < block.queries; ++query) {
+      const double score = static_cast<double>(block.scores[key * stride + query]);
+      const double size = score < 0 ? -score : score;
+      if (!(size <= *block.largest)) *block.largest = size;
+      if (!(size <= block.radius)) {
+        *block.excess += (size - block.radius) * (size - block.radius);
+        *block.beyond += 1;
+      }
+    }
+  }
 }

@@ -109,8 +109,9 @@ inline constexpr Index slice_features =
 //   quadratic         (c2·t + c1)·t + c0 with t = s + offset
 //   power_series      Σ coefficients[t]·sᵗ
 //   chebyshev_square  (Σ coefficients[t]·T_t(s/radius))² + floor
+//   bound             max(0, |s| − radius)², backward only
 struct KernelWeight {
-  enum class Kind { exponential, quadratic, power_series, chebyshev_square };
+  enum class Kind { exponential, quadratic, power_series, chebyshev_square, bound };
 
   Kind kind = Kind::quadratic;
   double offset = 0, c0 = 0, c1 = 0, c2 = 0;

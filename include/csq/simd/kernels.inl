@@ -21,7 +21,8 @@ inline constexpr KernelSet<T> kernel_set = {
 
 template <class T>
 inline constexpr BackwardKernelSet<T> backward_kernel_set = {
-    scale_gradient<T>, direct_backward<T>, pull_back<T>, add_transposed<T>, multiply_elu_slope<T>, uncenter<T>,
+    scale_gradient<T>,     direct_backward<T>, pull_back<T>,        add_transposed<T>,
+    multiply_elu_slope<T>, uncenter<T>,        score_statistics<T>,
 };
 
 #undef CSQ_INLINE
