@@ -46,15 +46,13 @@ std::size_t backward_scratch_bytes(const BackwardProblem<T>& problem, Method met
   return counter.bytes();
 }
 
-// Backward takes no savings under a causal mask, so its choice is its own: 2.5 times the forward counts of both sides.
+// The method that a backward call runs. Its choice is its own: backward takes no savings under a causal mask.
 inline Method resolve_backward_method(const Weight& weight, const Shape& shape, Method method) {
   if (!weight.has_factored_form()) return Method::direct;
   if (method != Method::automatic) return method;
-  const double features = static_cast<double>(feature_count(weight, shape.key_dim));
-  const double direct = direct_multiply_adds(shape);
-  const double tokens =
-      static_cast<double>(shape.batch) * static_cast<double>(shape.heads * shape.queries + shape.kv_heads * shape.keys);
-  const double factored = tokens * features * static_cast<double>(shape.value_dim + 1);
+  const double direct = direct_backward_multiply_adds(shape) / direct_efficiency(shape.key_dim);
+  const double factored = factored_backward_multiply_adds(shape, feature_count(weight, shape.key_dim)) /
+                          factored_efficiency(shape.key_dim);
   return factored < direct ? Method::factored : Method::direct;
 }
 

@@ -128,6 +128,25 @@ inline double factored_multiply_adds(const Shape& shape, Index chunk = 0) {
   return factored_multiply_adds(shape, feature_count(shape.key_dim), chunk);
 }
 
+// Backward: recomputing weights makes 5 products of 2 (10·n·m·d flops for dᵥ = d); pulling back makes (2g·n + 3m) of
+// (g·n + m), and under a causal mask every chunk's own pairs besides, without the savings of the forward.
+inline double direct_backward_multiply_adds(const Shape& shape) {
+  return static_cast<double>(shape.batch * shape.heads) * visible_pairs(shape) *
+         static_cast<double>(3 * shape.key_dim + 2 * shape.value_dim);
+}
+inline double factored_backward_multiply_adds(const Shape& shape, Index features) {
+  const double group = static_cast<double>(shape.heads) / static_cast<double>(shape.kv_heads);
+  const double n = static_cast<double>(shape.queries), m = static_cast<double>(shape.keys);
+  const double token = static_cast<double>(features) * static_cast<double>(shape.value_dim + 1);
+  const double chunk = shape.causal ? static_cast<double>(tuned_chunk(shape.key_dim, 144)) : 0;
+  const double pairs = group * std::min(n, m) * chunk / 2;
+  return static_cast<double>(shape.batch * shape.kv_heads) *
+         ((2 * group * n + 3 * m) * token + pairs * static_cast<double>(3 * shape.key_dim + 2 * shape.value_dim));
+}
+inline double factored_backward_multiply_adds(const Shape& shape) {
+  return factored_backward_multiply_adds(shape, feature_count(shape.key_dim));
+}
+
 struct CrossoverModel {
   bool causal = false;
   Index group = 1;               // query heads per key head
