@@ -48,9 +48,8 @@ cmake --build "$build" --target crossover --parallel "$(nproc 2>/dev/null || ech
 
 results=$root/build/crossover
 mkdir -p "$results"
-rm -f "$results/crossover.csv" "$results/crossover.png"
 
-# The caller may name another file for the numbers.
+# The caller may name another file for the numbers. What an earlier run left stays until this one has finished.
 csv=
 previous=
 for argument in "$@"; do
@@ -58,14 +57,19 @@ for argument in "$@"; do
   case $argument in --csv=*) csv=${argument#--csv=} ;; esac
   previous=$argument
 done
+new=$csv
 if [ -z "$csv" ]; then
   csv=$results/crossover.csv
-  set -- --csv "$csv" "$@"
+  new=$results/unfinished.csv
+  rm -f "$new"
+  set -- --csv "$new" "$@"
 fi
 "$build/bench/crossover" "$@"
 
 # --help, for one, measures nothing.
-if [ ! -e "$csv" ]; then exit 0; fi
+if [ ! -e "$new" ]; then exit 0; fi
+if [ "$new" != "$csv" ]; then mv "$new" "$csv"; fi
+rm -f "$results/crossover.png"
 echo "Numbers: $csv"
 if [ -z "$python" ]; then
   echo "No plot: Python's matplotlib is not installed (apt-get install python3-matplotlib)"

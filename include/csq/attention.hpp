@@ -126,6 +126,15 @@ void attention(const M& mechanism, Heads<Q> q, Heads<K> k, Heads<V> v, Heads<O> 
   attention_checked<M, O>(mechanism, q, k, v, out, &normalizer, options);
 }
 
+// One sentence about matrices that cannot go together.
+template <class Q, class K, class V>
+constexpr void require_one_scalar() {
+  using T = typename Q::Scalar;
+  static_assert(std::same_as<T, float> || std::same_as<T, double>, "csq: matrices are of float or double");
+  static_assert(std::same_as<T, typename K::Scalar> && std::same_as<T, typename V::Scalar>,
+                "csq: q, k and v must have the same scalar type");
+}
+
 // `matrix` itself when it has the size already, else a new one that takes its place once the call has succeeded.
 template <class T, class Call>
 void with_size(Matrix<T>& matrix, Index rows, Index columns, const Call& call) {
@@ -135,30 +144,36 @@ void with_size(Matrix<T>& matrix, Index rows, Index columns, const Call& call) {
   matrix.swap(sized);
 }
 
-// One head. `out` becomes n×dᵥ, `normalizer` n×1; neither may be one of the inputs.
-template <class M, class T>
-void attention(const M& mechanism, const Matrix<T>& q, const Matrix<T>& k, const Matrix<T>& v, Matrix<T>& out,
-               const Options& options = {}) {
-  check(&out != &q && &out != &k && &out != &v, "out: an output may not be one of the inputs");
+// One head: q n×d, k m×d, v m×dᵥ are any Eigen matrices, maps or blocks. `out` becomes n×dᵥ, `normalizer` n×1; neither
+// may be one of the inputs. (To write into another kind of matrix, pass heads_of(it) with heads_of the inputs.)
+template <class M, EigenDense Q, EigenDense K, EigenDense V, class T = typename Q::Scalar>
+void attention(const M& mechanism, const Q& q, const K& k, const V& v, Matrix<T>& out, const Options& options = {}) {
+  require_one_scalar<Q, K, V>();
+  const Heads<const T> query = heads_of(q), key = heads_of(k), value = heads_of(v);
+  check(out.data() == nullptr || (out.data() != query.data && out.data() != key.data && out.data() != value.data),
+        "out: an output may not be one of the inputs");
   with_size(out, q.rows(), v.cols(), [&](Matrix<T>& result) {
-    attention(mechanism, heads_of(q), heads_of(k), heads_of(v), heads_of(result), options);
+    attention(mechanism, query, key, value, heads_of(result), options);
   });
 }
-template <class M, class T>
-void attention(const M& mechanism, const Matrix<T>& q, const Matrix<T>& k, const Matrix<T>& v, Matrix<T>& out,
-               Matrix<T>& normalizer, const Options& options = {}) {
-  check(&out != &q && &out != &k && &out != &v, "out: an output may not be one of the inputs");
-  check(&normalizer != &q && &normalizer != &k && &normalizer != &v && &normalizer != &out,
-        "normalizer: an output may not be another argument");
+template <class M, EigenDense Q, EigenDense K, EigenDense V, class T = typename Q::Scalar>
+void attention(const M& mechanism, const Q& q, const K& k, const V& v, Matrix<T>& out, Matrix<T>& normalizer,
+               const Options& options = {}) {
+  require_one_scalar<Q, K, V>();
+  const Heads<const T> query = heads_of(q), key = heads_of(k), value = heads_of(v);
+  for (const Matrix<T>* output : {&out, &normalizer})
+    check(output->data() == nullptr ||
+              (output->data() != query.data && output->data() != key.data && output->data() != value.data),
+          output == &out ? "out" : "normalizer", ": an output may not be one of the inputs");
+  check(&normalizer != &out, "normalizer: an output may not be another argument");
   with_size(out, q.rows(), v.cols(), [&](Matrix<T>& result) {
     with_size(normalizer, q.rows(), Index{1}, [&](Matrix<T>& statistic) {
-      attention(mechanism, heads_of(q), heads_of(k), heads_of(v), heads_of(result), heads_of(statistic), options);
+      attention(mechanism, query, key, value, heads_of(result), heads_of(statistic), options);
     });
   });
 }
-template <class M, class T>
-Matrix<T> attention(const M& mechanism, const Matrix<T>& q, const Matrix<T>& k, const Matrix<T>& v,
-                    const Options& options = {}) {
+template <class M, EigenDense Q, EigenDense K, EigenDense V, class T = typename Q::Scalar>
+Matrix<T> attention(const M& mechanism, const Q& q, const K& k, const V& v, const Options& options = {}) {
   Matrix<T> out;
   attention(mechanism, q, k, v, out, options);
   return out;

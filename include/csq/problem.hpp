@@ -43,9 +43,9 @@ struct Problem {
   }
   // Position of query 0 on the axis of keys: query i sees the keys up to position i + offset.
   Index offset() const { return keys() - queries(); }
-  // Keys that query i sees when `count` keys are within the length.
-  Index keys_seen(Index query, Index count) const {
-    return causal ? std::clamp<Index>(query + offset() + 1, 0, count) : count;
+  // Keys that query `row` sees when `count` keys are within the length.
+  Index keys_seen(Index row, Index count) const {
+    return causal ? std::clamp<Index>(row + offset() + 1, 0, count) : count;
   }
 };
 

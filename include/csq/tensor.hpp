@@ -12,6 +12,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <string_view>
 #include <type_traits>
 #include <vector>
@@ -71,25 +72,31 @@ struct Heads {
   }
 };
 
-// One head seen in any dense Eigen matrix, map or block: heads_of(m) is [1, 1, rows, columns].
-template <class Derived>
-auto heads_of(Eigen::DenseBase<Derived>& matrix) {
-  using T = std::remove_reference_t<decltype(*matrix.derived().data())>;
-  const Index inner = matrix.derived().innerStride();
-  const Index outer = matrix.derived().outerStride();
-  const Index row = Derived::IsRowMajor ? outer : inner;
-  const Index column = Derived::IsRowMajor ? inner : outer;
-  return Heads<T>(matrix.derived().data(), {1, 1, matrix.rows(), matrix.cols()},
-                  {row * matrix.rows(), row * matrix.rows(), row, column});
-}
-template <class Derived>
-auto heads_of(const Eigen::DenseBase<Derived>& matrix) {
-  using T = const typename Derived::Scalar;
-  const Index inner = matrix.derived().innerStride();
-  const Index outer = matrix.derived().outerStride();
-  const Index row = Derived::IsRowMajor ? outer : inner;
-  const Index column = Derived::IsRowMajor ? inner : outer;
-  return Heads<T>(matrix.derived().data(), {1, 1, matrix.rows(), matrix.cols()},
+// A dense Eigen object of any kind, and one whose elements lie in memory: a matrix, map or block, not an expression.
+template <class X>
+concept EigenDense = std::derived_from<std::remove_cvref_t<X>, Eigen::DenseBase<std::remove_cvref_t<X>>>;
+template <class X>
+concept EigenInMemory = EigenDense<X> && requires(X& matrix) {
+  matrix.data();
+  matrix.innerStride();
+  matrix.outerStride();
+};
+
+// One head seen in any Eigen matrix, map or block, of either storage order: [1, 1, rows, columns].
+template <class X>
+  requires EigenDense<X>
+auto heads_of(X&& matrix) {
+  static_assert(EigenInMemory<std::remove_reference_t<X>>,
+                "csq::heads_of: an expression has no memory to view; evaluate it into a matrix first");
+  static_assert(std::is_lvalue_reference_v<X> ||
+                    !std::derived_from<std::remove_cvref_t<X>, Eigen::PlainObjectBase<std::remove_cvref_t<X>>>,
+                "csq::heads_of: a temporary matrix would be gone before its view is used");
+  using T = std::remove_pointer_t<decltype(matrix.data())>;
+  const Index inner = matrix.innerStride();
+  const Index outer = matrix.outerStride();
+  const Index row = std::remove_cvref_t<X>::IsRowMajor ? outer : inner;
+  const Index column = std::remove_cvref_t<X>::IsRowMajor ? inner : outer;
+  return Heads<T>(matrix.data(), {1, 1, matrix.rows(), matrix.cols()},
                   {row * matrix.rows(), row * matrix.rows(), row, column});
 }
 
