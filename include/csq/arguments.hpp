@@ -109,10 +109,10 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   check_history("key_history", options.key_history, problem.centering, problem.key.batch(), problem.key.heads(),
                 problem.key_dim());
   const bool is_prefix = problem.centering == Centering::prefix || problem.centering == Centering::prefix_exclusive;
-  check(
-      !is_prefix || !options.causal || n >= m || options.query_history != nullptr,
-      "query_history: causal prefix centring with ", n, " queries and ", m,
-      " keys needs the mean of the earlier queries; without it the mean would restart at the first query of this call (or choose another centering)");
+  check(!is_prefix || !options.causal || n >= m || options.query_history != nullptr,
+        "query_history: causal prefix centring with ", n, " queries and ", m,
+        " keys needs the mean of the earlier queries; without it the mean would restart at the first query of this "
+        "call (or choose another centering)");
   problem.query_history = options.query_history;
   problem.key_history = options.key_history;
   check(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");

@@ -152,9 +152,8 @@ void attention(const M& mechanism, const Q& q, const K& k, const V& v, Matrix<T>
   const Heads<const T> query = heads_of(q), key = heads_of(k), value = heads_of(v);
   check(out.data() == nullptr || (out.data() != query.data && out.data() != key.data && out.data() != value.data),
         "out: an output may not be one of the inputs");
-  with_size(out, q.rows(), v.cols(), [&](Matrix<T>& result) {
-    attention(mechanism, query, key, value, heads_of(result), options);
-  });
+  with_size(out, q.rows(), v.cols(),
+            [&](Matrix<T>& result) { attention(mechanism, query, key, value, heads_of(result), options); });
 }
 template <class M, EigenDense Q, EigenDense K, EigenDense V, class T = typename Q::Scalar>
 void attention(const M& mechanism, const Q& q, const K& k, const V& v, Matrix<T>& out, Matrix<T>& normalizer,

@@ -51,8 +51,8 @@ inline Method resolve_backward_method(const Weight& weight, const Shape& shape, 
   if (!weight.has_factored_form()) return Method::direct;
   if (method != Method::automatic) return method;
   const double direct = direct_backward_multiply_adds(shape) / direct_efficiency(shape.key_dim);
-  const double factored = factored_backward_multiply_adds(shape, feature_count(weight, shape.key_dim)) /
-                          factored_efficiency(shape.key_dim);
+  const double factored =
+      factored_backward_multiply_adds(shape, feature_count(weight, shape.key_dim)) / factored_efficiency(shape.key_dim);
   return factored < direct ? Method::factored : Method::direct;
 }
 

@@ -84,7 +84,7 @@ concept EigenInMemory = EigenDense<X> && requires(X& matrix) {
 
 // One head seen in any Eigen matrix, map or block, of either storage order: [1, 1, rows, columns].
 template <class X>
-  requires EigenDense<X>
+requires EigenDense<X>
 auto heads_of(X&& matrix) {
   static_assert(EigenInMemory<std::remove_reference_t<X>>,
                 "csq::heads_of: an expression has no memory to view; evaluate it into a matrix first");
