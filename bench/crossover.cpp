@@ -2,8 +2,8 @@
 //
 // For each head size and mask: checks that CSQ direct and CSQ factored agree, then times softmax, CSQ direct and CSQ
 // factored at sizes around the cost model's prediction, finds where factored becomes faster by interpolation, and
-// prints it beside the prediction. `crossover --help` lists the options; `sh bench/run.sh --install` builds and runs
-// it.
+// prints it beside the prediction. With --backward the same of forward and backward together, gradients checked
+// likewise. `crossover --help` lists the options; `sh bench/run.sh --install` builds and runs it.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
@@ -31,7 +31,7 @@ struct Settings {
   std::vector<Index> dims;
   std::vector<Index> sizes;
   Index heads = 8, kv_heads = 0, max_tokens = 32768;
-  bool causal = false, quick = false;
+  bool causal = false, backward = false, quick = false;
   int threads = 0, repeats = 0;
   double budget = 0;
   std::string q, k, v, csv = "crossover.csv", json;
@@ -72,6 +72,7 @@ Settings parse(CLI::App& app, int count, char** words) {
                  "key heads of every row; unless given, as many as query heads, and a causal row with an eighth")
       ->type_name("H");
   app.add_flag("--causal", settings.causal, "causal rows only");
+  app.add_flag("--backward", settings.backward, "times forward and backward together");
   app.add_option("--max-n", settings.max_tokens, "longest sequence that is tried; 32768")->type_name("N");
   list("--sizes", settings.sizes, "sizes that every row measures besides its search; 8192 unless given");
   app.add_option("--threads", settings.threads, "0 = all")->type_name("T");
@@ -81,12 +82,13 @@ Settings parse(CLI::App& app, int count, char** words) {
   app.add_option("--csv", settings.csv, "every measured size; crossover.csv")->type_name("FILE");
   app.add_option("--json", settings.json, "the same with the machine and the crossovers")->type_name("FILE");
   app.add_option("--repeats", settings.repeats, "per size; unless given, as the time allows")->type_name("R");
-  app.add_option("--budget", settings.budget, "seconds to search for; 200 unless given")->type_name("S");
+  app.add_option("--budget", settings.budget, "seconds to search for; 200 unless given, 400 with --backward")
+      ->type_name("S");
   app.add_flag("--quick", settings.quick, "a rough answer in seconds: 3 repeats, head sizes 16, 32, 64");
   app.parse(count, words);
   check(settings);
   if (settings.sizes.empty() && !settings.quick && settings.max_tokens >= 8192) settings.sizes = {8192};
-  if (settings.budget <= 0) settings.budget = settings.quick ? 30 : 200;
+  if (settings.budget <= 0) settings.budget = settings.quick ? 30 : settings.backward ? 400 : 200;
   return settings;
 }
 
@@ -151,7 +153,8 @@ std::vector<Task> make_tasks(const Settings& settings, const std::map<Index, std
   for (const Index dim : settings.dims) {
     const auto& source = inputs.at(dim);
     const auto add = [&](bool causal, Index kv_heads) {
-      Task task{{dim, source->value_dim(), settings.heads, kv_heads, causal}, source, settings.sizes};
+      Task task{
+          {dim, source->value_dim(), settings.heads, kv_heads, causal, settings.backward}, source, settings.sizes};
       if (dim == critic_dim) task.sizes.push_back(critic_tokens);
       tasks.push_back(task);
     };
@@ -167,13 +170,15 @@ std::vector<Task> make_tasks(const Settings& settings, const std::map<Index, std
   if (!there) {
     const auto found = inputs.find(critic_dim);
     const auto source = found != inputs.end() ? found->second : std::make_shared<bench::Inputs>(critic_dim);
-    tasks.push_back(
-        {{critic_dim, source->value_dim(), settings.heads, settings.heads, false}, source, {critic_tokens}, false});
+    tasks.push_back({{critic_dim, source->value_dim(), settings.heads, settings.heads, false, settings.backward},
+                     source,
+                     {critic_tokens},
+                     false});
   }
   return tasks;
 }
 
-// The smallest convenient size at which the factored call reads its summary.
+// The smallest convenient size at which the factored forward reads its summary (its backward always does).
 Index size_that_reads(const Row& row) {
   Index tokens = 512;
   while (csq::served_directly(row.shape(tokens))) tokens += tokens / 8;
@@ -245,6 +250,7 @@ void run(Settings settings) {
 
   bench::Progress progress;
   bench::Results results;
+  results.backward = settings.backward;
   bench::Machine& machine = results.machine;
   machine.processor = processor_name();
   machine.build = csq::build_info();

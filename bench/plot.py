@@ -104,13 +104,16 @@ def draw(rows, path):
             axis.set_axisbelow(True)
     for axis in axes[-1]:
         axis.set_xlabel("tokens", fontsize=9)
+    backward = any(line.get("backward") == "1" for dims in rows.values() for lines in dims.values() for line in lines)
     handles = [Line2D([], [], color=color, marker="o", markersize=4, label=label) for _, label, color in CONTESTANTS]
-    handles.append(Line2D([], [], color=CONTESTANTS[2][2], marker="o", markersize=4, markerfacecolor="white",
-                          linestyle="none", label="served directly: the summary is not read"))
+    if not backward:  # which always reads
+        handles.append(Line2D([], [], color=CONTESTANTS[2][2], marker="o", markersize=4, markerfacecolor="white",
+                              linestyle="none", label="served directly: the summary is not read"))
     handles.append(Line2D([], [], color="#666666", linestyle="--", linewidth=1,
                           label="CSQ factored is faster from here"))
     figure.legend(handles=handles, loc="lower center", ncol=min(5, 1 + len(dims)), fontsize=9, frameon=False)
-    title = "Time of one attention call, and the length from which O(n·d³) is faster than O(n²·d)"
+    call = "forward and backward call" if backward else "attention call"
+    title = f"Time of one {call}, and the length from which O(n·d³) is faster than O(n²·d)"
     figure.suptitle(title if len(dims) > 2 else title.replace(", and ", ",\nand "), fontsize=11)
     legend_inches = 0.35 if len(dims) > 3 else 0.6 if len(dims) > 1 else 0.8
     figure.tight_layout(rect=(0, legend_inches / figure.get_figheight(), 1, 1))

@@ -2,8 +2,10 @@
 //
 //   attend --mechanism csq --q Q.npy --k K.npy --v V.npy --out O.npy --causal
 //
-// Arrays are NumPy .npy, [heads, tokens, dim] or [tokens, dim]. Prints one line; a bad argument or file is one line on
-// standard error and exit 2, and no output file is written.
+//   attend ... --dout dO.npy --dq dQ.npy --dk dK.npy --dv dV.npy --dshift dS.npy      the gradients that are asked for
+//
+// Arrays are NumPy .npy, [heads, tokens, dim] or [tokens, dim]; a gradient has the shape of its input. Prints one line;
+// a bad argument or file is one line on standard error and exit 2, and no output file is written.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -33,6 +35,7 @@ using Mechanism = std::variant<csq::Softmax, csq::Squared, csq::ShiftedQuadratic
 
 struct Arguments {
   std::string mechanism, q, k, v, out, normalizer, coefficients, dtype = "f32";
+  std::string dout, dq, dk, dv, dshift;
   std::optional<double> shift, scale;
   std::optional<Index> key_length;
   bool causal = false;
@@ -65,6 +68,7 @@ Mechanism make_mechanism(const Arguments& arguments) {
   const bool takes_shift = name == "shifted" || name == "csq";
   const bool takes_coefficients = name == "quadratic" || name == "polynomial";
   if (arguments.shift && !takes_shift) fail("--shift: only shifted and csq have one, not " + name);
+  if (!arguments.dshift.empty() && !takes_shift) fail("--dshift: only shifted and csq have a shift, not " + name);
   if (!arguments.coefficients.empty() && !takes_coefficients)
     fail("--coefficients: only quadratic and polynomial have them, not " + name);
   if (arguments.coefficients.empty() && takes_coefficients) fail("--coefficients: " + name + " needs them: c0,c1,...");
@@ -144,32 +148,78 @@ class OutputFiles {
   std::vector<std::pair<std::string, std::string>> files_;  // partial, target
 };
 
+struct NamedPath {
+  const char* option;
+  const std::string* path;
+};
+
+std::array<NamedPath, 4> input_paths(const Arguments& arguments) {
+  return {{{"--q", &arguments.q}, {"--k", &arguments.k}, {"--v", &arguments.v}, {"--dout", &arguments.dout}}};
+}
+
+std::array<NamedPath, 4> gradient_paths(const Arguments& arguments) {
+  return {{{"--dq", &arguments.dq}, {"--dk", &arguments.dk}, {"--dv", &arguments.dv}, {"--dshift", &arguments.dshift}}};
+}
+
 void check_arguments(const Arguments& arguments) {
   if (arguments.chunk < 0) fail("--chunk: " + std::to_string(arguments.chunk) + " is negative");
   if (arguments.threads < 0) fail("--threads: " + std::to_string(arguments.threads) + " is negative");
-  if (arguments.out.empty()) fail("--out: the file name is empty");
+  for (const auto& [option, path] : gradient_paths(arguments))
+    if (!path->empty() && arguments.dout.empty()) fail(std::string(option) + ": needs --dout");
 }
 
+// No output is an input or another output.
 void check_distinct_paths(const Arguments& arguments) {
-  const std::pair<const char*, const std::string*> inputs[] = {
-      {"--q", &arguments.q}, {"--k", &arguments.k}, {"--v", &arguments.v}};
   const auto same = [](const std::string& a, const std::string& b) {
     std::error_code error;
     return std::filesystem::weakly_canonical(a, error) == std::filesystem::weakly_canonical(b, error);
   };
-  for (const auto& [option, path] : inputs) {
-    if (same(*path, arguments.out)) fail(std::string("--out: ") + arguments.out + " is also " + option);
-    if (!arguments.normalizer.empty() && same(*path, arguments.normalizer))
-      fail(std::string("--normalizer: ") + arguments.normalizer + " is also " + option);
+  const std::array<NamedPath, 4> inputs = input_paths(arguments), gradients = gradient_paths(arguments);
+  std::vector<NamedPath> taken(inputs.begin(), inputs.end());
+  std::vector<NamedPath> outputs{{"--out", &arguments.out}, {"--normalizer", &arguments.normalizer}};
+  outputs.insert(outputs.end(), gradients.begin(), gradients.end());
+  for (const NamedPath& output : outputs) {
+    if (output.path->empty()) continue;
+    for (const auto& [option, path] : taken)
+      if (!path->empty() && same(*path, *output.path))
+        fail(std::string(output.option) + ": " + *output.path + " is also " + option);
+    taken.push_back(output);
   }
-  if (!arguments.normalizer.empty() && same(arguments.out, arguments.normalizer))
-    fail("--normalizer: " + arguments.normalizer + " is also --out");
 }
 
 template <class T>
 std::string shape_text(const csq::Heads<T>& view, std::size_t axes) {
   std::string text = axes == 3 ? "[" + std::to_string(view.heads()) + ", " : "[";
   return text + std::to_string(view.tokens()) + ", " + std::to_string(view.dim()) + "]";
+}
+
+// ∂L/∂out as it is in its file; its shape is that of the output.
+template <class T>
+npy::Array<T> read_output_gradient(const std::string& path, const csq::Heads<const T>& q,
+                                   const csq::Heads<const T>& v) {
+  npy::Array<T> array = read_array<T>("--dout", path);
+  const csq::Heads<const T> view = view_of(array, "--dout", path);
+  if (view.shape != typename csq::Heads<const T>::Shape{1, q.heads(), q.tokens(), v.dim()})
+    fail("--dout: " + path + " has shape " + npy::shape_text(array.shape) + " but the output of this call has " +
+         npy::shape_text(std::array<Index, 3>{q.heads(), q.tokens(), v.dim()}));
+  return array;
+}
+
+double milliseconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+// What was run forward and backward, in words.
+std::string forward_method(const Mechanism& mechanism, const csq::Shape& sizes, const csq::Options& options) {
+  const csq::Method used =
+      std::visit([&](const auto& chosen) { return csq::used_method(chosen, sizes, options); }, mechanism);
+  if (used == csq::Method::factored) return "factored";
+  // A causal factored call too short for any read to pay is the direct path.
+  return options.method == csq::Method::factored ? "factored (served directly)" : "direct";
+}
+std::string backward_method(const Mechanism& mechanism, const csq::Shape& sizes, const csq::Options& options) {
+  const csq::Weight weight = std::visit([](const auto& chosen) { return csq::weight_of(chosen); }, mechanism);
+  return csq::resolve_backward_method(weight, sizes, options.method) == csq::Method::factored ? "factored" : "direct";
 }
 
 template <class T>
@@ -182,6 +232,8 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   const auto q = view_of(q_array, "--q", arguments.q);
   const auto k = view_of(k_array, "--k", arguments.k);
   const auto v = view_of(v_array, "--v", arguments.v);
+  const bool backward = !arguments.dout.empty();
+  const npy::Array<T> dout_array = backward ? read_output_gradient(arguments.dout, q, v) : npy::Array<T>{};
 
   const std::array<Index, 1> key_length{arguments.key_length.value_or(0)};
   csq::Options options;
@@ -199,28 +251,34 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   const csq::Heads<T> out_view(out.data(), {1, q.heads(), q.tokens(), v.dim()});
   const csq::Heads<T> normalizer_view(normalizer.data(), {1, q.heads(), q.tokens(), 1});
 
-  const auto start = std::chrono::steady_clock::now();
+  const auto forward_start = std::chrono::steady_clock::now();
   std::visit(
       [&](const auto& chosen) {
-        if (arguments.normalizer.empty())
+        if (arguments.normalizer.empty() && !backward)
           csq::attention(chosen, q, k, v, out_view, options);
         else
           csq::attention(chosen, q, k, v, out_view, normalizer_view, options);
       },
       mechanism);
-  const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
-  const csq::Shape sizes{.queries = q.tokens(),
-                         .keys = k.tokens(),
-                         .key_dim = q.dim(),
-                         .value_dim = v.dim(),
-                         .heads = q.heads(),
-                         .kv_heads = k.heads()};
-  const csq::Method used =
-      std::visit([&](const auto& chosen) { return csq::used_method(chosen, sizes, options); }, mechanism);
-  // A causal factored call too short for any read to pay is the direct path.
-  const char* method = used == csq::Method::factored               ? "factored"
-                       : arguments.method == csq::Method::factored ? "factored (served directly)"
-                                                                   : "direct";
+  const double forward_milliseconds = milliseconds_since(forward_start);
+
+  std::vector<T> dq, dk, dv;
+  double dshift = 0, backward_milliseconds = 0;
+  if (backward) {
+    dq.resize(q_array.data.size());
+    dk.resize(k_array.data.size());
+    dv.resize(v_array.data.size());
+    const csq::Heads<const T> dout_view(dout_array.data.data(), out_view.shape);
+    const csq::Gradients<T> gradients{
+        {dq.data(), q.shape}, {dk.data(), k.shape}, {dv.data(), v.shape}, arguments.dshift.empty() ? nullptr : &dshift};
+    const auto backward_start = std::chrono::steady_clock::now();
+    std::visit(
+        [&](const auto& chosen) {
+          csq::attention_backward(chosen, q, k, v, out_view, normalizer_view, dout_view, gradients, options);
+        },
+        mechanism);
+    backward_milliseconds = milliseconds_since(backward_start);
+  }
 
   const std::size_t axes = q_array.shape.size();
   std::vector<Index> shape = {q.heads(), q.tokens(), v.dim()};
@@ -229,11 +287,26 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   files.write("--out", arguments.out, shape, out);
   shape.pop_back();
   if (!arguments.normalizer.empty()) files.write("--normalizer", arguments.normalizer, shape, normalizer);
+  if (!arguments.dq.empty()) files.write("--dq", arguments.dq, q_array.shape, dq);
+  if (!arguments.dk.empty()) files.write("--dk", arguments.dk, k_array.shape, dk);
+  if (!arguments.dv.empty()) files.write("--dv", arguments.dv, v_array.shape, dv);
+  if (!arguments.dshift.empty()) files.write("--dshift", arguments.dshift, {1}, std::vector<T>{static_cast<T>(dshift)});
   files.commit();
 
-  std::printf("%s, %s, %s, %s, q %s, k %s, v %s%s, %.3f ms\n", arguments.mechanism.c_str(), method, csq::simd_name(),
-              arguments.dtype.c_str(), shape_text(q, axes).c_str(), shape_text(k, k_array.shape.size()).c_str(),
-              shape_text(v, v_array.shape.size()).c_str(), options.causal ? ", causal" : "", elapsed.count());
+  const csq::Shape sizes{.queries = q.tokens(),
+                         .keys = k.tokens(),
+                         .key_dim = q.dim(),
+                         .value_dim = v.dim(),
+                         .heads = q.heads(),
+                         .kv_heads = k.heads(),
+                         .causal = options.causal};
+  std::printf("%s, %s, %s, %s, q %s, k %s, v %s%s, %.3f ms", arguments.mechanism.c_str(),
+              forward_method(mechanism, sizes, options).c_str(), csq::simd_name(), arguments.dtype.c_str(),
+              shape_text(q, axes).c_str(), shape_text(k, k_array.shape.size()).c_str(),
+              shape_text(v, v_array.shape.size()).c_str(), options.causal ? ", causal" : "", forward_milliseconds);
+  if (backward)
+    std::printf("; backward %s, %.3f ms", backward_method(mechanism, sizes, options).c_str(), backward_milliseconds);
+  std::printf("\n");
 }
 
 template <class Value>
@@ -253,6 +326,14 @@ CLI::Option* add_choice(CLI::App& app, const std::string& name, Value& value,
       ->type_name(names);
 }
 
+CLI::Option* add_file(CLI::App& app, const std::string& name, std::string& path, const std::string& help) {
+  const auto add = [&path, name](const std::string& text) {
+    if (text.empty()) throw CLI::ValidationError(name, "the file name is empty");
+    path = text;
+  };
+  return app.add_option_function<std::string>(name, add, help)->type_name("FILE");
+}
+
 std::map<std::string, std::string> same_names(const std::vector<std::string>& names) {
   std::map<std::string, std::string> choices;
   for (const std::string& name : names) choices[name] = name;
@@ -264,12 +345,11 @@ void declare(CLI::App& app, Arguments& arguments) {
              same_names({"softmax", "squared", "shifted", "csq", "taylor", "quadratic", "linear", "polynomial"}),
              "what a weight is")
       ->required();
-  app.add_option("--q", arguments.q, "queries, [heads, tokens, dim] or [tokens, dim]")->required()->type_name("FILE");
-  app.add_option("--k", arguments.k, "keys; their heads divide the queries'")->required()->type_name("FILE");
-  app.add_option("--v", arguments.v, "values")->required()->type_name("FILE");
-  app.add_option("--out", arguments.out, "output, as many axes as the queries")->required()->type_name("FILE");
-  app.add_option("--normalizer", arguments.normalizer, "sum of the weights, [heads, tokens]; softmax: log-sum-exp")
-      ->type_name("FILE");
+  add_file(app, "--q", arguments.q, "queries, [heads, tokens, dim] or [tokens, dim]")->required();
+  add_file(app, "--k", arguments.k, "keys; their heads divide the queries'")->required();
+  add_file(app, "--v", arguments.v, "values")->required();
+  add_file(app, "--out", arguments.out, "output, as many axes as the queries")->required();
+  add_file(app, "--normalizer", arguments.normalizer, "sum of the weights, [heads, tokens]; softmax: log-sum-exp");
   app.add_flag("--causal", arguments.causal, "query i sees keys up to i + (keys - queries)");
   app.add_option("--shift", arguments.shift, "of shifted and csq; 1 unless given")->type_name("X");
   add_choice<csq::Centering>(app, "--centering", arguments.centering,
@@ -290,6 +370,11 @@ void declare(CLI::App& app, Arguments& arguments) {
   app.add_option("--chunk", arguments.chunk, "tokens per block of the factored form; 0 = tuned")->type_name("C");
   add_choice(app, "--dtype", arguments.dtype, same_names({"f32", "f64"}), "of the computation and the outputs; f32");
   app.add_option("--threads", arguments.threads, "0 = all")->type_name("T");
+  add_file(app, "--dout", arguments.dout, "gradient of a loss by the output, same shape: asks for the backward pass");
+  add_file(app, "--dq", arguments.dq, "gradient of the queries, their shape; needs --dout, as the next three do");
+  add_file(app, "--dk", arguments.dk, "gradient of the keys");
+  add_file(app, "--dv", arguments.dv, "gradient of the values");
+  add_file(app, "--dshift", arguments.dshift, "gradient of the shift of shifted and csq, [1], summed over heads");
 }
 
 int report(std::string what) {

@@ -6,16 +6,20 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "../examples/npy.hpp"
+#include "problem.hpp"
 #include "reference.hpp"
 
 namespace golden {
@@ -47,9 +51,33 @@ inline std::string directory() {
 // How many forward cases the directory must hold: a test that found none would pass.
 inline std::size_t expected_count() { return std::getenv("CSQ_GOLDEN_DIR") != nullptr ? whole_set : shipped_cases; }
 
+// npy.hpp reads C order only, and some gradients of one head are stored as their transposes, in Fortran order.
+inline npy::Array<double> read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  constexpr std::string_view fortran = "'fortran_order': True";
+  const std::size_t order = bytes.find(fortran);
+  if (order == std::string::npos) return npy::read<double>(path);
+  const std::size_t end = bytes.find('\n', order);
+  std::string text = bytes.substr(10, end - 10);
+  text.replace(order - 10, fortran.size(), "'fortran_order': False");
+  const npy::Header header = npy::parse_header(path, text);
+  std::vector<double> stored(static_cast<std::size_t>(header.count));
+  if (header.dtype != "<f8" || header.shape.size() != 3 || bytes.size() - end - 1 != stored.size() * sizeof(double))
+    throw std::runtime_error(path + ": expected three axes of float64");
+  std::memcpy(stored.data(), bytes.data() + end + 1, stored.size() * sizeof(double));
+  npy::Array<double> array{header.shape, {}};
+  const auto [heads, tokens, dim] = std::tuple{header.shape[0], header.shape[1], header.shape[2]};
+  for (Index h = 0; h < heads; ++h)
+    for (Index t = 0; t < tokens; ++t)
+      for (Index a = 0; a < dim; ++a)
+        array.data.push_back(stored[static_cast<std::size_t>(h + heads * (t + tokens * a))]);
+  return array;
+}
+
 // [heads, tokens, dim], or [heads, tokens] with dim 1.
 inline Tensor load_tensor(const std::string& path) {
-  npy::Array<double> array = npy::read<double>(path);
+  npy::Array<double> array = read(path);
   if (array.shape.size() == 2) array.shape.push_back(1);
   if (array.shape.size() != 3) throw std::runtime_error(path + ": expected two or three axes");
   Tensor tensor(1, array.shape[0], array.shape[1], array.shape[2]);
@@ -101,6 +129,51 @@ inline std::vector<Case> forward_cases() {
   return cases;
 }
 
+// ∂L/∂out of a forward case and what it must give.
+struct Gradients {
+  Tensor output, query, key, value;
+  std::optional<double> shift;  // of Csq
+};
+
+inline Gradients load_gradients(const Case& c) {
+  const auto file = [&](const char* name) { return c.folder + "/" + name + ".npy"; };
+  Gradients gradients{load_tensor(file("do")), load_tensor(file("dq")), load_tensor(file("dk")),
+                      load_tensor(file("dv")), std::nullopt};
+  if (c.shift) gradients.shift = npy::read<double>(file("dshift")).data.at(0);
+  return gradients;
+}
+
+struct Penalty {
+  Tensor q, k, dq, dk;  // rank: q and dq alone
+  double value = 0, radius = 0, max_abs = 0, overflow = 0, ridge = 0;
+  bool causal = false;
+  std::optional<double> scale;
+  std::string centering;
+};
+
+inline Penalty load_penalty(const std::string& name) {
+  const std::filesystem::path folder = std::filesystem::path(directory()) / name;
+  const auto file = [&](const char* array) { return (folder / array).string(); };
+  const nlohmann::json meta = nlohmann::json::parse(std::ifstream(folder / "meta.json"));
+  Penalty p;
+  load(meta, "radius", p.radius);
+  load(meta, "max_abs", p.max_abs);
+  load(meta, "overflow", p.overflow);
+  load(meta, "ridge", p.ridge);
+  load(meta, "causal", p.causal);
+  load(meta, "scale", p.scale);
+  load(meta, "centering", p.centering);
+  const bool rank = meta.at("penalty") == "rank";
+  p.q = load_tensor(file(rank ? "x.npy" : "q.npy"));
+  p.dq = load_tensor(file(rank ? "dx.npy" : "dq.npy"));
+  if (!rank) {
+    p.k = load_tensor(file("k.npy"));
+    p.dk = load_tensor(file("dk.npy"));
+  }
+  p.value = npy::read<double>(file("value.npy")).data.at(0);
+  return p;
+}
+
 inline double float_tolerance(std::string_view name) {
   const auto has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
   if (has("large_logits") || has("shift_0") || has("shift_m1p0") || name.starts_with("squared_") || has("uncentered"))
@@ -111,6 +184,51 @@ inline double float_tolerance(std::string_view name) {
 template <class T>
 double tolerance(std::string_view name) {
   return sizeof(T) == sizeof(double) ? 1e-10 : float_tolerance(name);
+}
+
+// Empty means the mechanism's own.
+inline csq::Centering centering_named(const std::string& name) {
+  if (name.empty()) return csq::Centering::automatic;
+  if (name == "none") return csq::Centering::none;
+  if (name == "sequence") return csq::Centering::sequence;
+  if (name == "prefix") return csq::Centering::prefix;
+  if (name == "prefix_exclusive") return csq::Centering::prefix_exclusive;
+  throw std::runtime_error(name + ": not a centring");
+}
+
+// The case as the library sees it.
+inline Problem library_problem(const Case& c) {
+  Problem p;
+  p.q = c.q;
+  p.k = c.k;
+  p.v = c.v;
+  p.causal = c.causal;
+  p.scale = c.scale;
+  p.centering = centering_named(c.centering);
+  if (c.key_length) p.key_length = {*c.key_length};
+  if (c.query_history_count) p.query_history = {{*c.query_history_count}, c.query_history_mean};
+  return p;
+}
+
+// visit(name, mechanism, whether it has a factored form) for each mechanism that means the case.
+template <class Visit>
+void for_each_mechanism_of(const Case& c, const Visit& visit) {
+  const std::vector<double>& w = c.coefficients;
+  if (c.kind == "softmax") {
+    visit("Softmax", csq::Softmax{}, false);
+  } else if (c.kind == "linear") {
+    visit("Linear", csq::Linear{}, true);
+  } else if (c.kind == "csq") {
+    const double shift = c.shift.value();
+    visit("Csq", csq::Csq{shift}, true);
+    visit("ShiftedQuadratic", csq::ShiftedQuadratic{shift}, true);
+    visit("Quadratic", csq::Quadratic{shift * shift, 2 * shift, 1}, true);
+  } else {
+    visit("Polynomial", csq::Polynomial{w}, false);
+    if (w == std::vector<double>{0, 0, 1}) visit("Squared", csq::Squared{}, true);
+    if (w == std::vector<double>{1, 1, 0.5}) visit("Taylor", csq::Taylor{}, true);
+    if (w.size() == 3) visit("Quadratic", csq::Quadratic{w[0], w[1], w[2]}, true);
+  }
 }
 
 // The case as the plain loops see it.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <csq/csq.hpp>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <numbers>
 #include <optional>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -126,6 +128,12 @@ struct Array {
     return result;
   }
 
+  std::vector<T> elements() const {
+    std::vector<T> result;
+    for_each([&](T& element, Index, Index, Index, Index) { result.push_back(element); });
+    return result;
+  }
+
   // Nothing but the elements of the view was ever written.
   bool outside_untouched() const {
     std::vector<T> rest = memory;
@@ -174,6 +182,8 @@ struct Problem {
   std::optional<reference::History> query_history{}, key_history{};
   Layout q_layout = Layout::contiguous, k_layout = Layout::contiguous, v_layout = Layout::contiguous;
   Layout output_layout = Layout::contiguous;
+  Tensor dout{};  // ∂L/∂out of L = Σ dout·out; for backward only
+  Layout gradient_layout = Layout::contiguous;
 
   // Normal values.
   static Problem random(Random& random, const Sizes& s, bool causal = false,
@@ -187,11 +197,20 @@ struct Problem {
     return p;
   }
 
+  // The same with a gradient of the output.
+  static Problem random_backward(Random& random, const Sizes& s, bool causal = false,
+                                 csq::Centering centering = csq::Centering::automatic) {
+    Problem p = Problem::random(random, s, causal, centering);
+    p.dout = random_tensor(random, s.batch, s.heads, s.n, s.dv);
+    return p;
+  }
+
   std::string describe() const {
     std::ostringstream text;
     text << "batch " << q.batch << ", heads " << q.heads << "/" << k.heads << ", n " << q.tokens << ", m " << k.tokens
          << ", d " << q.dim << ", dv " << v.dim << (causal ? ", causal" : "") << ", centering " << int(centering)
-         << ", layouts " << int(q_layout) << int(k_layout) << int(v_layout) << int(output_layout);
+         << ", layouts " << int(q_layout) << int(k_layout) << int(v_layout) << int(output_layout)
+         << int(gradient_layout);
     for (const Index length : key_length) text << ", key_length " << length;
     for (const Index length : query_length) text << ", query_length " << length;
     if (query_history) text << ", query history";
@@ -226,8 +245,7 @@ inline void give_needed_history(Random& random, Problem& p, bool centred_mechani
 }
 
 template <class M>
-reference::Result reference_result(const NamedMechanism<M>& named, const Problem& p,
-                                   const std::vector<Index>* rows = nullptr) {
+reference::Call reference_call(const NamedMechanism<M>& named, const Problem& p) {
   using reference::Centre;
   reference::Call call{p.q,          p.k,          p.v,          named.weight,   p.scale,
                        p.causal,     Centre::none, p.key_length, p.query_length, p.query_history,
@@ -246,6 +264,13 @@ reference::Result reference_result(const NamedMechanism<M>& named, const Problem
     default:
       break;
   }
+  return call;
+}
+
+template <class M>
+reference::Result reference_result(const NamedMechanism<M>& named, const Problem& p,
+                                   const std::vector<Index>* rows = nullptr) {
+  const reference::Call call = reference_call(named, p);
   return rows != nullptr ? reference::attention(call, *rows) : reference::attention(call);
 }
 
@@ -280,6 +305,15 @@ inline csq::Options options_of(const Problem& p, const Run& run, const csq::Hist
   return options;
 }
 
+// visit(options), the histories being there as long as the call.
+template <class Visit>
+void with_options(const Problem& p, const Run& run, const Visit& visit) {
+  csq::History query_history, key_history;
+  if (p.query_history) query_history = {p.query_history->count, p.query_history->mean};
+  if (p.key_history) key_history = {p.key_history->count, p.key_history->mean};
+  visit(options_of(p, run, p.query_history ? &query_history : nullptr, p.key_history ? &key_history : nullptr));
+}
+
 // A problem whose arrays lie in memory, so that it can be run again without being placed again.
 template <class T>
 struct Placed {
@@ -296,16 +330,13 @@ struct Placed {
 
   template <class M>
   Outputs<T> attend(const M& mechanism, const Run& run) {
-    csq::History query_history, key_history;
-    if (problem.query_history) query_history = {problem.query_history->count, problem.query_history->mean};
-    if (problem.key_history) key_history = {problem.key_history->count, problem.key_history->mean};
-    const csq::Options options = options_of(problem, run, problem.query_history ? &query_history : nullptr,
-                                            problem.key_history ? &key_history : nullptr);
-    csq::attention(mechanism, csq::Heads<const T>(q.view), csq::Heads<const T>(k.view), csq::Heads<const T>(v.view),
-                   output.view, statistic.view, options);
+    with_options(problem, run, [&](const csq::Options& options) {
+      csq::attention(mechanism, csq::Heads<const T>(q.view), csq::Heads<const T>(k.view), csq::Heads<const T>(v.view),
+                     output.view, statistic.view, options);
+    });
     Outputs<T> result;
-    output.for_each([&](T& element, Index, Index, Index, Index) { result.output.push_back(element); });
-    statistic.for_each([&](T& element, Index, Index, Index, Index) { result.statistic.push_back(element); });
+    result.output = output.elements();
+    result.statistic = statistic.elements();
     result.outside_untouched = output.outside_untouched() && statistic.outside_untouched();
     return result;
   }
@@ -314,6 +345,59 @@ struct Placed {
 template <class T, class M>
 Outputs<T> attend(const M& mechanism, const Problem& p, const Run& run = {}) {
   return Placed<T>(p).attend(mechanism, run);
+}
+
+// ∂L/∂q, ∂L/∂k, ∂L/∂v as [batch, heads, tokens, dim], contiguous, and ∂L/∂shift.
+template <class T>
+struct GradientOutputs {
+  std::vector<T> query, key, value;
+  double shift = 0;  // stays so for a mechanism without one
+  bool outside_untouched = true;
+};
+
+// The same with backward, which takes the outputs of the forward pass before it.
+template <class T>
+struct PlacedBackward : Placed<T> {
+  Array<T> dout, dq, dk, dv;
+
+  explicit PlacedBackward(const Problem& p) : Placed<T>(p) {
+    const auto gradient_of = [&](const Tensor& x) {
+      return Array<T>(p.gradient_layout, {x.batch, x.heads, x.tokens, x.dim}, T(-12345.75));
+    };
+    dout = place<T>(p.output_layout, p.dout);
+    dq = gradient_of(p.q);
+    dk = gradient_of(p.k);
+    dv = gradient_of(p.v);
+  }
+
+  template <class M>
+  GradientOutputs<T> gradients(const M& mechanism, const Run& run) {
+    this->attend(mechanism, run);
+    return backward(mechanism, run);
+  }
+
+  template <class M>
+  GradientOutputs<T> backward(const M& mechanism, const Run& run) {
+    GradientOutputs<T> result;
+    csq::Gradients<T> gradients{dq.view, dk.view, dv.view};
+    if constexpr (requires { mechanism.shift; }) gradients.shift = &result.shift;
+    with_options(this->problem, run, [&](const csq::Options& options) {
+      csq::attention_backward(mechanism, csq::Heads<const T>(this->q.view), csq::Heads<const T>(this->k.view),
+                              csq::Heads<const T>(this->v.view), csq::Heads<const T>(this->output.view),
+                              csq::Heads<const T>(this->statistic.view), csq::Heads<const T>(dout.view), gradients,
+                              options);
+    });
+    result.query = dq.elements();
+    result.key = dk.elements();
+    result.value = dv.elements();
+    result.outside_untouched = dq.outside_untouched() && dk.outside_untouched() && dv.outside_untouched();
+    return result;
+  }
+};
+
+template <class T, class M>
+GradientOutputs<T> gradients(const M& mechanism, const Problem& p, const Run& run = {}) {
+  return PlacedBackward<T>(p).gradients(mechanism, run);
 }
 
 template <class T>
@@ -328,4 +412,31 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 template <class T>
 bool same_bits(const Outputs<T>& a, const Outputs<T>& b) {
   return same_bits(a.output, b.output) && same_bits(a.statistic, b.statistic);
+}
+template <class T>
+bool same_bits(const GradientOutputs<T>& a, const GradientOutputs<T>& b) {
+  return same_bits(a.query, b.query) && same_bits(a.key, b.key) && same_bits(a.value, b.value) &&
+         same_bits(std::vector<double>{a.shift}, {b.shift});
+}
+
+// The message of a call that must throw std::invalid_argument; empty if it does not.
+template <class Call>
+std::string rejection(const Call& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& thrown) {
+    return thrown.what();
+  }
+  return {};
+}
+
+// `word` stands in the message by itself, not inside another name.
+inline bool names(const std::string& message, const std::string& word) {
+  const auto is_part = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+  for (std::size_t at = message.find(word); at != std::string::npos; at = message.find(word, at + 1)) {
+    const bool starts = at == 0 || !is_part(message[at - 1]);
+    const bool ends = at + word.size() == message.size() || !is_part(message[at + word.size()]);
+    if (starts && ends) return true;
+  }
+  return false;
 }

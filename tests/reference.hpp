@@ -190,4 +190,64 @@ inline Result attention(const Call& call) {
   return attention(call, rows);
 }
 
+struct BoundPenalty {
+  double value = 0, max_abs = 0, overflow = 0;
+};
+
+// Mean over the visible pairs of all heads and batches of max(0, |s| − radius)²; largest |s|; share of |s| > radius.
+inline BoundPenalty bound_penalty(const Call& call, double radius) {
+  const Index group = call.q.heads / call.k.heads;
+  const Real scale = call.scale ? Real(*call.scale) : 1 / std::sqrt(Real(call.q.dim));
+  Real excess = 0, largest = 0, pairs = 0, beyond = 0;
+  for (Index b = 0; b < call.q.batch; ++b) {
+    const auto batch = static_cast<std::size_t>(b);
+    const Index query_length = call.query_length.empty() ? call.q.tokens : call.query_length[batch];
+    const Index key_length = call.key_length.empty() ? call.k.tokens : call.key_length[batch];
+    for (Index h = 0; h < call.q.heads; ++h) {
+      const auto q = centred_rows(call.q, b, h, call.centre, query_length, call.query_history);
+      const auto k = centred_rows(call.k, b, h / group, call.centre, key_length, call.key_history);
+      for (Index i = 0; i < call.q.tokens; ++i)
+        for (Index j = 0; j < call.k.tokens; ++j) {
+          if (!visible(call, b, i, j)) continue;
+          const auto& x = q[static_cast<std::size_t>(i)];
+          const auto& y = k[static_cast<std::size_t>(j)];
+          const Real score = std::abs(scale * std::inner_product(x.begin(), x.end(), y.begin(), Real(0)));
+          pairs += 1;
+          largest = std::max(largest, score);
+          if (score <= radius) continue;
+          beyond += 1;
+          excess += (score - radius) * (score - radius);
+        }
+    }
+  }
+  if (pairs == 0) return {};
+  return {double(excess / pairs), double(largest), double(beyond / pairs)};
+}
+
+// −mean over heads and batches of logdet(XᵀX/L + ridge·I), X the centred queries within the length L.
+inline double rank_penalty(const Call& call, double ridge) {
+  const auto dim = static_cast<std::size_t>(call.q.dim);
+  Real sum = 0;
+  for (Index b = 0; b < call.q.batch; ++b) {
+    const Index length = call.query_length.empty() ? call.q.tokens : call.query_length[static_cast<std::size_t>(b)];
+    for (Index h = 0; h < call.q.heads; ++h) {
+      const auto x = centred_rows(call.q, b, h, call.centre, length, call.query_history);
+      std::vector<std::vector<Real>> matrix(dim, std::vector<Real>(dim));
+      for (std::size_t a = 0; a < dim; ++a) {
+        for (std::size_t c = 0; c < dim; ++c)
+          for (std::size_t t = 0; t < static_cast<std::size_t>(length); ++t)
+            matrix[a][c] += x[t][a] * x[t][c] / Real(length);
+        matrix[a][a] += ridge;
+      }
+      for (std::size_t pivot = 0; pivot < dim; ++pivot) {  // elimination; the determinant is the product of the pivots
+        sum -= std::log(matrix[pivot][pivot]);
+        for (std::size_t row = pivot + 1; row < dim; ++row)
+          for (std::size_t c = dim; c-- > pivot;)
+            matrix[row][c] -= matrix[row][pivot] / matrix[pivot][pivot] * matrix[pivot][c];
+      }
+    }
+  }
+  return call.q.batch == 0 ? 0 : double(sum / Real(call.q.batch * call.q.heads));
+}
+
 }  // namespace reference

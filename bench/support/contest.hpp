@@ -1,4 +1,5 @@
-// One row of the table and its contestants: softmax, CSQ direct and CSQ factored on the same heads.
+// One row of the table and its contestants: softmax, CSQ direct and CSQ factored on the same heads, forward or forward
+// and backward together.
 //
 // Fair means: the same dtype, threads, heads and inputs; packing and centring are timed; allocation is not (outputs are
 // there before, each contestant has a workspace that is reserved and touched before).
@@ -7,7 +8,6 @@
 #include <array>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -15,6 +15,7 @@
 
 #include "csq/csq.hpp"
 #include "inputs.hpp"
+#include "passes.hpp"
 #include "statistics.hpp"
 
 namespace bench {
@@ -30,6 +31,7 @@ struct Row {
   Index key_dim = 0, value_dim = 0;
   Index heads = 0, kv_heads = 0;
   bool causal = false;
+  bool backward = false;  // forward and backward, instead of forward
 
   Index group() const { return heads / kv_heads; }
   csq::Shape shape(Index tokens) const {
@@ -47,16 +49,33 @@ struct Row {
            (group() > 1 ? ", " + std::to_string(group()) + " query heads per key head" : "");
   }
   double flops(Contestant contestant, Index tokens) const {
-    return 2 * (contestant == csq_factored ? csq::factored_multiply_adds(shape(tokens))
-                                           : csq::direct_multiply_adds(shape(tokens)));
+    const bool factored = contestant == csq_factored;
+    return bench::flops(shape(tokens), factored, Pass::forward) +
+           (backward ? bench::flops(shape(tokens), factored, Pass::backward) : 0);
   }
+  // The factored call is the direct path. Backward takes no savings under a causal mask: it always reads.
+  bool served_directly(Index tokens) const { return !backward && csq::served_directly(shape(tokens)); }
   // From the operation counts alone, or weighed with the fractions of the FMA peak that the two sides reached.
   double model(double rival_fraction = 1, double factored_fraction = 1) const {
-    return csq::predicted_crossover(key_dim, value_dim,
-                                    {.causal = causal,
-                                     .group = group(),
-                                     .direct_efficiency = rival_fraction,
-                                     .factored_efficiency = factored_fraction});
+    if (!backward)
+      return csq::predicted_crossover(key_dim, value_dim,
+                                      {.causal = causal,
+                                       .group = group(),
+                                       .direct_efficiency = rival_fraction,
+                                       .factored_efficiency = factored_fraction});
+    // The size from which the counts of both passes, weighed, are in favour of factored.
+    const auto factored_wins = [&](Index tokens) {
+      return flops(csq_factored, tokens) * rival_fraction < flops(csq_direct, tokens) * factored_fraction;
+    };
+    constexpr Index longest = Index{1} << 40;
+    Index high = 1;
+    while (high < longest && !factored_wins(high)) high *= 2;
+    Index low = high / 2;
+    while (high - low > 1) {
+      const Index middle = low + (high - low) / 2;
+      (factored_wins(middle) ? high : low) = middle;
+    }
+    return static_cast<double>(high);
   }
 };
 
@@ -83,7 +102,8 @@ class Contest {
 
   const Row& row() const { return row_; }
 
-  // Runs direct and factored once each, untimed; throws Disagreement. Returns ‖factored − direct‖ / ‖direct‖.
+  // Runs direct and factored once each, untimed; throws Disagreement. Returns ‖factored − direct‖ / ‖direct‖ of the
+  // output, and of each gradient where there is a backward pass: the largest of them.
   double check(Index tokens) {
     prepare(tokens);
     run(csq_direct, tokens);
@@ -94,7 +114,7 @@ class Contest {
   // Interleaved repeats, so that a slow moment of the machine meets all three; short calls are repeated within a
   // sample.
   Point measure(Index tokens, int repeats) {
-    Point point{.tokens = tokens, .served_directly = csq::served_directly(row_.shape(tokens)), .repeats = repeats};
+    Point point{.tokens = tokens, .served_directly = row_.served_directly(tokens), .repeats = repeats};
     prepare(tokens);
     std::array<int, 3> calls{};
     std::array<std::vector<double>, 3> samples;
@@ -115,34 +135,38 @@ class Contest {
   }
 
  private:
-  void prepare(Index tokens) {
-    inputs_->reserve(row_.heads, row_.kv_heads, tokens);
-    for (const Contestant contestant : contestants) {
-      output_[contestant].resize(static_cast<std::size_t>(row_.heads * tokens * row_.value_dim));
-      const std::size_t bytes =
-          contestant == softmax ? csq::workspace_bytes<float>(csq::Softmax{}, row_.shape(tokens), options(contestant))
-                                : csq::workspace_bytes<float>(csq::Csq{}, row_.shape(tokens), options(contestant));
-      if (bytes > workspace_[contestant].bytes()) std::memset(workspace_[contestant].reserve(bytes), 0, bytes);
-    }
+  template <class Call>
+  static void with_mechanism(Contestant contestant, const Call& call) {
+    if (contestant == softmax)
+      call(csq::Softmax{});
+    else
+      call(csq::Csq{});
   }
 
-  csq::Options options(Contestant contestant) {
+  void prepare(Index tokens) {
+    inputs_->reserve(row_.heads, row_.kv_heads, tokens);
+    if (row_.backward) inputs_->reserve_output_gradient(row_.heads, tokens);
+    for (const Contestant contestant : contestants)
+      with_mechanism(contestant, [&](const auto& mechanism) {
+        passes_[contestant].reserve(mechanism, row_.shape(tokens), row_.backward, options(contestant));
+      });
+  }
+
+  csq::Options options(Contestant contestant) const {
     csq::Options options;
     options.causal = row_.causal;
     options.method = contestant == csq_factored ? csq::Method::factored : csq::Method::direct;
     options.threads = threads_;
-    options.workspace = &workspace_[contestant];
     return options;
   }
 
   void run(Contestant contestant, Index tokens) {
-    const auto q = inputs_->q(row_.heads, tokens), k = inputs_->k(row_.kv_heads, tokens),
-               v = inputs_->v(row_.kv_heads, tokens);
-    const csq::Heads<float> out(output_[contestant].data(), {1, row_.heads, tokens, row_.value_dim});
-    if (contestant == softmax)
-      csq::attention(csq::Softmax{}, q, k, v, out, options(contestant));
-    else
-      csq::attention(csq::Csq{}, q, k, v, out, options(contestant));
+    const Operands<float> operands{inputs_->q(row_.heads, tokens), inputs_->k(row_.kv_heads, tokens),
+                                   inputs_->v(row_.kv_heads, tokens), inputs_->dout(row_.heads, tokens)};
+    with_mechanism(contestant, [&](const auto& mechanism) {
+      passes_[contestant].forward(mechanism, operands, options(contestant));
+      if (row_.backward) passes_[contestant].backward(mechanism, operands, options(contestant));
+    });
   }
 
   double seconds(Contestant contestant, Index tokens, int calls) {
@@ -152,26 +176,28 @@ class Contest {
   }
 
   double agreement(Index tokens) const {
-    double difference = 0, size = 0;
-    const std::vector<float>& direct = output_[csq_direct];
-    const std::vector<float>& factored = output_[csq_factored];
-    for (std::size_t i = 0; i < direct.size(); ++i) {
-      const double a = direct[i], b = factored[i];
-      difference += (a - b) * (a - b);
-      size += a * a;
+    const Passes<float>&direct = passes_[csq_direct], &factored = passes_[csq_factored];
+    double largest = 0;
+    const auto compare = [&](const char* name, const std::vector<float>& values, const std::vector<float>& reference) {
+      const double error = relative_error(values, reference);
+      if (!(error <= float_tolerance))
+        throw Disagreement("CSQ direct and factored disagree in " + std::string(name) + " at " + row_.name() +
+                           ", n = " + std::to_string(tokens) + ": relative error " + std::to_string(error));
+      largest = std::max(largest, error);
+    };
+    compare("out", factored.out, direct.out);
+    if (row_.backward) {
+      compare("dq", factored.dq, direct.dq);
+      compare("dk", factored.dk, direct.dk);
+      compare("dv", factored.dv, direct.dv);
     }
-    const double error = size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
-    if (!(error <= float_tolerance))
-      throw Disagreement("CSQ direct and factored disagree at " + row_.name() + ", n = " + std::to_string(tokens) +
-                         ": relative error " + std::to_string(error));
-    return error;
+    return largest;
   }
 
   Row row_;
   std::shared_ptr<Inputs> inputs_;
   int threads_;
-  std::array<std::vector<float>, 3> output_;
-  std::array<csq::Workspace, 3> workspace_;
+  std::array<Passes<float>, 3> passes_;
 };
 
 }  // namespace bench

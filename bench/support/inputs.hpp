@@ -1,4 +1,5 @@
 // The queries, keys and values that are timed: heads from .npy files, repeated cyclically, or normal random numbers.
+// The gradient of the output, for backward, is normal random.
 //
 // Buffers are [heads, capacity, dim]; a shorter sequence is a view of the first rows of each head. The first n rows of
 // a head are the same whatever the capacity.
@@ -114,36 +115,38 @@ class Inputs {
 
   // Makes sure that `heads` heads of `tokens` tokens are there.
   void reserve(Index heads, Index kv_heads, Index tokens) {
-    if (heads <= q_.heads && kv_heads <= k_.heads && tokens <= capacity_) return;
-    capacity_ = std::max(tokens, capacity_);
-    fill(q_, files_ ? &files_->q : nullptr, std::max(heads, q_.heads), key_dim_, 1);
-    fill(k_, files_ ? &files_->k : nullptr, std::max(kv_heads, k_.heads), key_dim_, 2);
-    fill(v_, files_ ? &files_->v : nullptr, std::max(kv_heads, v_.heads), value_dim_, 3);
+    fill(q_, files_ ? &files_->q : nullptr, heads, tokens, key_dim_, 1);
+    fill(k_, files_ ? &files_->k : nullptr, kv_heads, tokens, key_dim_, 2);
+    fill(v_, files_ ? &files_->v : nullptr, kv_heads, tokens, value_dim_, 3);
   }
+  // Backward needs this one besides.
+  void reserve_output_gradient(Index heads, Index tokens) { fill(dout_, nullptr, heads, tokens, value_dim_, 4); }
 
   csq::Heads<const float> q(Index heads, Index tokens) const { return view(q_, heads, tokens, key_dim_); }
   csq::Heads<const float> k(Index heads, Index tokens) const { return view(k_, heads, tokens, key_dim_); }
   csq::Heads<const float> v(Index heads, Index tokens) const { return view(v_, heads, tokens, value_dim_); }
+  csq::Heads<const float> dout(Index heads, Index tokens) const { return view(dout_, heads, tokens, value_dim_); }
 
-  void release() {
-    q_ = k_ = v_ = {};
-    capacity_ = 0;
-  }
+  void release() { q_ = k_ = v_ = dout_ = {}; }
 
  private:
   struct Buffer {
-    Index heads = 0;
+    Index heads = 0, capacity = 0;
     std::vector<float> values;
   };
 
-  csq::Heads<const float> view(const Buffer& buffer, Index heads, Index tokens, Index dim) const {
-    const Index head = capacity_ * dim;
+  static csq::Heads<const float> view(const Buffer& buffer, Index heads, Index tokens, Index dim) {
+    if (buffer.values.empty()) return {};
+    const Index head = buffer.capacity * dim;
     return {buffer.values.data(), {1, heads, tokens, dim}, {heads * head, head, dim, 1}};
   }
 
-  void fill(Buffer& buffer, const FileHeads* file, Index heads, Index dim, std::uint64_t which) {
-    const Index head_size = capacity_ * dim;
-    buffer.heads = heads;
+  // At least `heads` heads of `tokens` tokens; `which` seeds random numbers.
+  static void fill(Buffer& buffer, const FileHeads* file, Index heads, Index tokens, Index dim, std::uint64_t which) {
+    if (heads <= buffer.heads && tokens <= buffer.capacity) return;
+    heads = buffer.heads = std::max(heads, buffer.heads);
+    buffer.capacity = std::max(tokens, buffer.capacity);
+    const Index head_size = buffer.capacity * dim;
     buffer.values.resize(static_cast<std::size_t>(heads * head_size));
     for (Index h = 0; h < heads; ++h) {
       float* const out = buffer.values.data() + h * head_size;
@@ -162,10 +165,10 @@ class Inputs {
     }
   }
 
-  Index key_dim_ = 0, value_dim_ = 0, capacity_ = 0;
+  Index key_dim_ = 0, value_dim_ = 0;
   std::optional<FileTriple> files_;
   std::string name_;
-  Buffer q_, k_, v_;
+  Buffer q_, k_, v_, dout_;
 };
 
 }  // namespace bench

@@ -49,7 +49,10 @@ inline std::string comparison(double rival_seconds, double factored_seconds) {
 
 inline void print_heading(const Results& results, Index heads) {
   const Machine& machine = results.machine;
-  std::printf("\ncsq crossover: from which sequence length is O(n·d³) attention faster than O(n²·d)?\n\n");
+  std::printf("\ncsq crossover%s: from which sequence length is O(n·d³) attention faster than O(n²·d)?\n\n",
+              results.backward ? " --backward" : "");
+  if (results.backward)
+    std::printf("  FORWARD AND BACKWARD together are timed: the output, then the gradients of q, k and v.\n\n");
   std::printf("  softmax        exp(score) weights, every pair, tiled with an online maximum          O(n²·d)\n");
   std::printf("  CSQ direct     (score + 1)² weights on centred queries and keys, every pair          O(n²·d)\n");
   std::printf("  CSQ factored   the same numbers as CSQ direct, through a summary of keys and values  O(n·d³)\n\n");
@@ -59,22 +62,24 @@ inline void print_heading(const Results& results, Index heads) {
   if (machine.threads > 1) std::printf(", %.0f GF/s with %d", machine.peak_all_threads / 1e9, machine.threads);
   std::printf(" (float, measured by this process)\n");
   std::printf(
-      "  timed       float, %d thread%s, %lld head%s; packing and centring included, allocation not;\n"
+      "  timed       %sfloat, %d thread%s, %lld head%s; packing and centring included, allocation not;\n"
       "              medians of interleaved repeats\n",
-      machine.threads, machine.threads == 1 ? "" : "s", static_cast<long long>(heads), heads == 1 ? "" : "s");
+      results.backward ? "forward and backward, " : "", machine.threads, machine.threads == 1 ? "" : "s",
+      static_cast<long long>(heads), heads == 1 ? "" : "s");
   if (heads == 1)
     std::printf("              ONE HEAD: its data may stay in cache between repeats; 8 heads are the default\n");
   std::printf(
-      "  checked     CSQ direct and factored agree, before anything is timed and again at every size: relative\n"
-      "              error at most %.1e (%.0e would stop the run)\n",
-      results.largest_error, float_tolerance);
+      "  checked     CSQ direct and factored agree%s, before anything is timed and again at every\n"
+      "              size: relative error at most %.1e (%.0e would stop the run)\n",
+      results.backward ? " in output and gradients" : "", results.largest_error, float_tolerance);
   for (std::size_t i = 0; i < results.inputs.size(); ++i)
     std::printf("  %-11s %s\n", i == 0 ? "inputs" : "", results.inputs[i].c_str());
 }
 
 // One row: measured crossovers beside the model's.
 inline void print_crossovers(const Results& results) {
-  std::printf("\nCrossover: tokens from which CSQ factored is faster (n = m)\n\n");
+  std::printf("\nCrossover%s: tokens from which CSQ factored is faster (n = m)\n\n",
+              results.backward ? ", forward and backward" : "");
   std::printf(
       "                       counting |     than softmax     |   than CSQ direct    | fraction of FMA peak there\n");
   std::printf(
@@ -118,14 +123,23 @@ inline void print_crossovers(const Results& results) {
       "\n"
       "  q/kv               query heads and key heads\n"
       "  flops alone        the cost model's prediction if both sides reached the same fraction of the FMA peak\n"
-      "  fitted             the same with the fractions that both sides reached at the measured size nearest to it\n"
-      "  fraction of peak   flops: direct 4·n²·d, half of it if causal; factored 2·(n·g + m)·D·(d + 1) a key head "
-      "with\n"
-      "                     g query heads, D = (d + 1)(d + 2)/2; causal: the multiply-adds of the cost model, times 2\n"
-      "  <= n               factored is faster wherever it reads its summary, which begins at n: a causal call "
-      "shorter\n"
-      "                     than that is served directly, is the direct path, and counts as no crossover\n"
-      "  > n                factored is slower up to n, the longest sequence tried\n");
+      "  fitted             the same with the fractions that both sides reached at the measured size nearest to it\n");
+  if (results.backward)
+    std::printf(
+        "  fraction of peak   flops: direct 4·n²·d forward and 10·n²·d backward, half of it if causal; factored\n"
+        "                     2·(n·g + m)·D·(d + 1) forward and 2·(2n·g + 3m)·D·(d + 1) backward, a key head with\n"
+        "                     g query heads, D = (d + 1)(d + 2)/2; causal: the cost model's multiply-adds, times 2\n"
+        "  <= n               factored is faster at every size tried; n is the smallest\n");
+  else
+    std::printf(
+        "  fraction of peak   flops: direct 4·n²·d, half of it if causal; factored 2·(n·g + m)·D·(d + 1) a key head "
+        "with\n"
+        "                     g query heads, D = (d + 1)(d + 2)/2; causal: the multiply-adds of the cost model, times "
+        "2\n"
+        "  <= n               factored is faster wherever it reads its summary, which begins at n: a causal call "
+        "shorter\n"
+        "                     than that is served directly, is the direct path, and counts as no crossover\n");
+  std::printf("  > n                factored is slower up to n, the longest sequence tried\n");
   if (stopped) std::printf("  *                  the time budget ended this search; --budget gives it more\n");
 }
 
@@ -146,7 +160,8 @@ inline void print_size_line(const RowResult& result, const Point& point) {
 
 // What the chosen sizes cost, whichever side of the crossover they are on.
 inline void print_sizes(const Results& results, const std::vector<Index>& sizes, const std::vector<Index>& critic) {
-  std::printf("\nMilliseconds at chosen sizes: median (quartiles)\n\n");
+  std::printf("\nMilliseconds%s at chosen sizes: median (quartiles)\n\n",
+              results.backward ? " of forward and backward" : "");
   std::printf(
       "  head          heads                                                                            "
       "        factored against\n"
@@ -169,8 +184,9 @@ inline void print_critic(const Results& results) {
     for (const Point& point : result.points)
       if (point.tokens == 2048)
         std::printf(
-            "\nThe critic's case, n = 2048, d = 128, full: softmax %s ms, CSQ factored %s ms: factored is %s.\n",
-            milliseconds(point.median(softmax)).c_str(), milliseconds(point.median(csq_factored)).c_str(),
+            "\nThe critic's case, n = 2048, d = 128, full%s: softmax %s ms, CSQ factored %s ms: factored is %s.\n",
+            results.backward ? ", forward and backward" : "", milliseconds(point.median(softmax)).c_str(),
+            milliseconds(point.median(csq_factored)).c_str(),
             comparison(point.median(softmax), point.median(csq_factored)).c_str());
   }
 }

@@ -29,6 +29,7 @@ struct Machine {
 };
 
 struct Results {
+  bool backward = false;  // forward and backward were timed together
   Machine machine;
   std::vector<std::string> inputs;  // lines to print
   std::vector<RowResult> rows;
@@ -38,7 +39,7 @@ struct Results {
 
 // One line a measured size; the crossovers of its row are repeated on each line, empty where there is none.
 inline void write_csv(const Results& results, std::ofstream& file) {
-  file << "head_dim,value_dim,causal,heads,kv_heads,tokens,served_directly,repeats,relative_error";
+  file << "head_dim,value_dim,backward,causal,heads,kv_heads,tokens,served_directly,repeats,relative_error";
   for (const char* name : {"softmax", "csq_direct", "csq_factored"})
     file << ',' << name << "_lower_quartile_ms," << name << "_median_ms," << name << "_upper_quartile_ms," << name
          << "_fraction_of_peak";
@@ -46,9 +47,9 @@ inline void write_csv(const Results& results, std::ofstream& file) {
   for (const RowResult& result : results.rows) {
     const Row& row = result.row;
     for (const Point& point : result.points) {
-      file << row.key_dim << ',' << row.value_dim << ',' << int{row.causal} << ',' << row.heads << ',' << row.kv_heads
-           << ',' << point.tokens << ',' << int{point.served_directly} << ',' << point.repeats << ','
-           << point.relative_error;
+      file << row.key_dim << ',' << row.value_dim << ',' << int{row.backward} << ',' << int{row.causal} << ','
+           << row.heads << ',' << row.kv_heads << ',' << point.tokens << ',' << int{point.served_directly} << ','
+           << point.repeats << ',' << point.relative_error;
       for (const Contestant contestant : contestants) {
         const Quartiles& seconds = point.seconds[contestant];
         file << ',' << seconds.lower * 1e3 << ',' << seconds.median * 1e3 << ',' << seconds.upper * 1e3 << ','
@@ -83,6 +84,7 @@ inline void write_json(const Results& results, std::ofstream& file) {
   using Json = nlohmann::ordered_json;
   const Machine& machine = results.machine;
   Json root;
+  root["timed"] = results.backward ? "forward and backward" : "forward";
   root["machine"] = {{"processor", machine.processor},
                      {"build", machine.build},
                      {"threads", machine.threads},

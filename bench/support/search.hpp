@@ -92,7 +92,7 @@ inline Index next_size(const Row& row, const std::vector<Point>& points, Index l
     double wanted = 0;
     if (crossover.kind == Crossover::Kind::not_read) {
       wanted = row.model();
-      while (csq::served_directly(row.shape(round_tokens(wanted)))) wanted *= 1.1;
+      while (row.served_directly(round_tokens(wanted))) wanted *= 1.1;
     } else if (crossover.kind == Crossover::Kind::measured) {
       const auto close = [&](Index tokens) {
         for (const Point& point : points)
@@ -109,7 +109,7 @@ inline Index next_size(const Row& row, const std::vector<Point>& points, Index l
         wanted = std::clamp(model * 1.04, crossover.tokens * 1.15, crossover.tokens * 3);
       } else {
         wanted = std::clamp(model * 0.96, crossover.tokens / 3, crossover.tokens / 1.1);
-        while (wanted < crossover.tokens && csq::served_directly(row.shape(round_tokens(wanted)))) wanted *= 1.02;
+        while (wanted < crossover.tokens && row.served_directly(round_tokens(wanted))) wanted *= 1.02;
         if (1.03 * static_cast<double>(round_tokens(wanted)) >= crossover.tokens) continue;
       }
     }

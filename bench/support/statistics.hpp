@@ -1,4 +1,4 @@
-// Median and quartiles of repeated timings.
+// Median and quartiles of repeated timings; the distance between two results.
 #pragma once
 
 #include <algorithm>
@@ -24,6 +24,18 @@ inline Quartiles quartiles(std::vector<double> samples) {
     return std::lerp(samples[below], samples[above], position - static_cast<double>(below));
   };
   return {quantile(0.25), quantile(0.5), quantile(0.75)};
+}
+
+// ‖values − reference‖ / ‖reference‖.
+template <class T, class U>
+double relative_error(const std::vector<T>& values, const std::vector<U>& reference) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    const auto a = static_cast<double>(values[i]), b = static_cast<double>(reference[i]);
+    difference += (a - b) * (a - b);
+    size += b * b;
+  }
+  return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
 }
 
 }  // namespace bench

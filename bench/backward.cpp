@@ -1,0 +1,22 @@
+// Google Benchmark of single backward calls, one thread, one head, float: GF/s and the fraction of the FMA peak.
+//
+//   build/release/bench/backward --benchmark_filter='causal:0/d:64/n:4096'
+//
+// Forward runs before, untimed. Flops are those of the formulas, whatever the kernels do: direct 10·n²·d, factored
+// 2·(2n + 3m)·D·(d+1) with D = (d+1)(d+2)/2; under a causal mask the cost model's multiply-adds times 2.
+#include "support/single_call.hpp"
+
+namespace {
+
+template <class M>
+void backward(benchmark::State& state, const M& mechanism, csq::Method method) {
+  bench::single_call(state, mechanism, method, bench::Pass::backward);
+}
+
+BENCHMARK_CAPTURE(backward, softmax_direct, csq::Softmax{}, csq::Method::direct)->Apply(bench::add_sizes);
+BENCHMARK_CAPTURE(backward, csq_direct, csq::Csq{}, csq::Method::direct)->Apply(bench::add_sizes);
+BENCHMARK_CAPTURE(backward, csq_factored, csq::Csq{}, csq::Method::factored)->Apply(bench::add_sizes);
+
+}  // namespace
+
+int main(int count, char** words) { return bench::run_benchmarks(count, words); }

@@ -1,0 +1,105 @@
+// Forward and backward of one mechanism on arrays that are there before anything is timed.
+//
+//   inputs    q, k, v, dout        views
+//   Passes    out; for backward also the normaliser, dq, dk, dv; a workspace that serves both
+//
+// Flops are those of the formulas, whatever the kernels do: the cost model's multiply-adds, times 2. For dᵥ = d, one
+// head and no mask, with D = (d+1)(d+2)/2:
+//             direct      factored
+//   forward    4·n·m·d    2·(n + m)·D·(d+1)
+//   backward  10·n·m·d    2·(2n + 3m)·D·(d+1)
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "csq/csq.hpp"
+
+namespace bench {
+
+using csq::Index;
+
+enum class Pass { forward, backward };
+
+inline double flops(const csq::Shape& shape, bool factored, Pass pass) {
+  if (pass == Pass::forward)
+    return 2 * (factored ? csq::factored_multiply_adds(shape) : csq::direct_multiply_adds(shape));
+  return 2 * (factored ? csq::factored_backward_multiply_adds(shape) : csq::direct_backward_multiply_adds(shape));
+}
+
+// Scratch that a backward call takes, as csq::workspace_bytes tells it of forward.
+template <class T, class M>
+std::size_t backward_workspace_bytes(const M& mechanism, const csq::Shape& shape, const csq::Options& options) {
+  csq::BackwardProblem<T> problem;
+  csq::Problem<T>& p = problem.forward;
+  p.weight = csq::weight_of(mechanism);
+  p.query.shape = {shape.batch, shape.heads, shape.queries, shape.key_dim};
+  p.key.shape = {shape.batch, shape.kv_heads, shape.keys, shape.key_dim};
+  p.value.shape = {shape.batch, shape.kv_heads, shape.keys, shape.value_dim};
+  csq::resolve_options(p, options, csq::default_centering<M>(options.causal));
+  const csq::Method method = csq::resolve_backward_method(p.weight, shape, options.method);
+  p.threads = csq::threads_for(shape, p.weight, method, options);
+  return csq::backward_scratch_bytes(problem, method);
+}
+
+// dout has no data where only forward is called.
+template <class T>
+struct Operands {
+  csq::Heads<const T> q, k, v, dout;
+};
+
+template <class T>
+class Passes {
+ public:
+  std::vector<T> out, normalizer, dq, dk, dv;
+
+  // Makes room for calls of this shape; every byte is touched, so that no call pays for its first pages.
+  template <class M>
+  void reserve(const M& mechanism, const csq::Shape& shape, bool backward, const csq::Options& options) {
+    const auto resize = [&](std::vector<T>& values, Index heads, Index tokens, Index dim) {
+      values.resize(static_cast<std::size_t>(shape.batch * heads * tokens * dim));
+    };
+    resize(out, shape.heads, shape.queries, shape.value_dim);
+    std::size_t bytes = csq::workspace_bytes<T>(mechanism, shape, options);
+    if (backward) {
+      resize(normalizer, shape.heads, shape.queries, 1);
+      resize(dq, shape.heads, shape.queries, shape.key_dim);
+      resize(dk, shape.kv_heads, shape.keys, shape.key_dim);
+      resize(dv, shape.kv_heads, shape.keys, shape.value_dim);
+      bytes = std::max(bytes, backward_workspace_bytes<T>(mechanism, shape, options));
+    }
+    if (bytes > workspace_.bytes()) std::memset(workspace_.reserve(bytes), 0, bytes);
+  }
+
+  template <class M>
+  void forward(const M& mechanism, const Operands<T>& in, csq::Options options) {
+    options.workspace = &workspace_;
+    if (normalizer.empty())
+      csq::attention(mechanism, in.q, in.k, in.v, out_view(in), options);
+    else
+      csq::attention(mechanism, in.q, in.k, in.v, out_view(in), normalizer_view(in), options);
+  }
+
+  // After forward, with the same operands and options.
+  template <class M>
+  void backward(const M& mechanism, const Operands<T>& in, csq::Options options) {
+    options.workspace = &workspace_;
+    csq::attention_backward(mechanism, in.q, in.k, in.v, out_view(in), normalizer_view(in), in.dout,
+                            {{dq.data(), in.q.shape}, {dk.data(), in.k.shape}, {dv.data(), in.v.shape}}, options);
+  }
+
+  std::size_t workspace_bytes() const { return workspace_.bytes(); }
+
+ private:
+  csq::Heads<T> out_view(const Operands<T>& in) {
+    return {out.data(), {in.q.batch(), in.q.heads(), in.q.tokens(), in.v.dim()}};
+  }
+  csq::Heads<T> normalizer_view(const Operands<T>& in) {
+    return {normalizer.data(), {in.q.batch(), in.q.heads(), in.q.tokens(), 1}};
+  }
+
+  csq::Workspace workspace_;
+};
+
+}  // namespace bench

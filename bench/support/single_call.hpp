@@ -1,0 +1,71 @@
+// Google Benchmark of single calls, one thread, one head, float: GF/s and the fraction of the FMA peak, on normal
+// random numbers. What forward.cpp and backward.cpp share.
+//
+// The peak is measured first, by the same process, with the instructions that the kernels use; it is the best of many
+// short runs, so a busy machine lowers the fractions.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <string>
+
+#include "fma_peak.hpp"
+#include "inputs.hpp"
+#include "passes.hpp"
+
+namespace bench {
+
+inline double fma_peak = 0;
+
+template <class M>
+void single_call(benchmark::State& state, const M& mechanism, csq::Method method, Pass pass) {
+  const Index n = state.range(2), d = state.range(1);
+  const bool causal = state.range(0) != 0, backward = pass == Pass::backward;
+  const csq::Shape shape{.queries = n, .keys = n, .key_dim = d, .value_dim = d, .causal = causal};
+  const csq::Options options{.causal = causal, .method = method, .threads = 1};
+  Inputs inputs(d);
+  inputs.reserve(1, 1, n);
+  if (backward) inputs.reserve_output_gradient(1, n);
+  const Operands<float> operands{inputs.q(1, n), inputs.k(1, n), inputs.v(1, n), inputs.dout(1, n)};
+  Passes<float> passes;
+  passes.reserve(mechanism, shape, backward, options);
+  passes.forward(mechanism, operands, options);
+
+  const auto start = std::chrono::steady_clock::now();
+  for (auto _ : state) {
+    if (backward)
+      passes.backward(mechanism, operands, options);
+    else
+      passes.forward(mechanism, operands, options);
+    benchmark::ClobberMemory();
+  }
+
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  const bool factored = method == csq::Method::factored;
+  const double rate = flops(shape, factored, pass) * static_cast<double>(state.iterations()) / elapsed.count();
+  state.counters["GF/s"] = rate / 1e9;
+  state.counters["of_peak"] = rate / fma_peak;
+  if (factored && !backward && csq::served_directly(shape)) state.SetLabel("served directly");
+}
+
+inline void add_sizes(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"causal", "d", "n"})
+      ->ArgsProduct({{0, 1}, {16, 32, 64, 128}, {1024, 4096}})
+      ->Unit(benchmark::kMillisecond)
+      ->UseRealTime();
+}
+
+inline int run_benchmarks(int count, char** words) {
+  benchmark::Initialize(&count, words);
+  if (benchmark::ReportUnrecognizedArguments(count, words)) return 2;
+  fma_peak = measure_fma_peak(csq::simd_name(), 1, 30);
+  benchmark::AddCustomContext("csq", csq::build_info());
+  benchmark::AddCustomContext("FMA peak, one thread, float",
+                              std::to_string(static_cast<int>(fma_peak / 1e9 + 0.5)) + " GF/s");
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}
+
+}  // namespace bench
