@@ -280,6 +280,7 @@ struct Run {
   Index chunk = 0;
   int threads = 1;
   csq::Workspace* workspace = nullptr;
+  csq::KeptSummary* summary = nullptr;
 };
 
 template <class T>
@@ -302,6 +303,7 @@ inline csq::Options options_of(const Problem& p, const Run& run, const csq::Hist
   options.chunk = run.chunk;
   options.threads = run.threads;
   options.workspace = run.workspace;
+  options.summary = run.summary;
   return options;
 }
 

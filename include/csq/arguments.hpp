@@ -118,6 +118,7 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   check(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
   check(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
   problem.chunk = options.chunk;
+  problem.summary = options.summary;
 }
 
 inline void check_method(const Weight& weight, Method method) {

@@ -71,6 +71,7 @@ std::size_t scratch_bytes(const Problem<T>& problem, Method method) {
 
 template <class T>
 void run_attention(Problem<T>& problem, const Options& options) {
+  if (options.summary != nullptr) options.summary->clear();
   if (problem.output.empty()) return;
   const Shape shape = shape_of(problem);
   const Method method = resolve_method(problem.weight, shape, options.method, options.chunk);

@@ -5,6 +5,7 @@
 #include "csq/attention_backward.hpp"
 #include "csq/check.hpp"
 #include "csq/cost_model.hpp"
+#include "csq/kept_summary.hpp"
 #include "csq/mechanism.hpp"
 #include "csq/options.hpp"
 #include "csq/parallel.hpp"

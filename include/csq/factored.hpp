@@ -29,7 +29,7 @@ class FactoredRun {
         heads_(heads),
         group_(problem.group()) {}
 
-  void run() {
+  void run() const {
     parallel_for(heads_ * scratch_.slices, problem_.threads,
                  [&](Index task, int) { scratch_.slice(task / scratch_.slices, task % scratch_.slices).clear(); });
     if (problem_.causal) {
@@ -49,6 +49,16 @@ class FactoredRun {
         scan_superblock(chunk, end);
       }
       read_all_rows();
+    }
+  }
+
+  // Hands the finished summaries over.
+  void keep(KeptSummary& kept) const {
+    for (Index h = 0; h < heads_; ++h) {
+      const SummarySlice<T> whole = scratch_.whole(h);
+      T* numbers = kept.template head<T>(first_head_ + h);
+      std::copy_n(whole.summary, whole.summary_size(), numbers);
+      std::copy_n(whole.normalizer, scratch_.features, numbers + whole.summary_size());
     }
   }
 
@@ -261,10 +271,14 @@ class FactoredRun {
 
 template <class T>
 void factored_attention(const Problem<T>& problem, FactoredLayout<T>& scratch) {
+  KeptSummary* kept = problem.causal ? nullptr : problem.summary;
+  if (kept != nullptr) kept->reserve(kept_sizes(problem, scratch.whole(0)));
   for (Index first = 0; first < problem.key_heads(); first += scratch.heads) {
     const Index heads = std::min(scratch.heads, problem.key_heads() - first);
     scratch.packers.bind(problem, first, heads);
-    FactoredRun<T>(problem, scratch, first, heads).run();
+    const FactoredRun<T> run(problem, scratch, first, heads);
+    run.run();
+    if (kept != nullptr) run.keep(*kept);
   }
 }
 

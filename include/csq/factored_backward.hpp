@@ -122,13 +122,29 @@ class FactoredBackwardRun {
     }
   }
 
-  void sweep_full() const {
+  // The summaries as forward left them, when it did.
+  bool take_kept_summary() const {
+    if (p_.summary == nullptr || !p_.summary->holds(kept_sizes(p_, scratch_.whole(0)))) return false;
+    for (Index h = 0; h < heads_; ++h) {
+      const SummarySlice<T> whole = scratch_.whole(h);
+      const T* numbers = p_.summary->template head<T>(first_head_ + h);
+      std::copy_n(numbers, whole.summary_size(), whole.summary);
+      std::copy_n(numbers + whole.summary_size(), scratch_.features, whole.normalizer);
+    }
+    return true;
+  }
+
+  void absorb_all_keys() const {
     for_each_superblock(scratch_.chunks, false, [&](Index first, Index last) {
       pack_keys_of(first, last);
       for_each_slice([&](Index h, Index slice, int thread) {
         for (Index chunk = first; chunk < last; ++chunk) absorb_keys(h, slice, chunk, chunk - first, thread);
       });
     });
+  }
+
+  void sweep_full() const {
+    if (!take_kept_summary()) absorb_all_keys();
     for_each_superblock(scratch_.query_chunks, false, [&](Index first, Index last) {
       pack_queries_of(first, last);
       for_each_slice([&](Index h, Index slice, int thread) {

@@ -46,6 +46,12 @@ struct FactoredBackwardLayout {
             z + head * features + start(index)};
   }
 
+  // S of one key head, all features.
+  SummarySlice<T> whole(Index head) const {
+    return {map,     value_stride, 0, features, summary + head * padded_features() * value_stride,
+            normalizer + head * features};
+  }
+
   static FactoredBackwardLayout lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem);
 };
 

@@ -53,6 +53,11 @@ struct FactoredLayout {
             normalizer + head * features + first};
   }
 
+  SummarySlice<T> whole(Index head) const {
+    return {map,     value_stride, 0, features, summary + head * padded_features() * value_stride,
+            normalizer + head * features};
+  }
+
   static FactoredLayout lay_out(ScratchLayout& layout, const Problem<T>& problem);
 };
 

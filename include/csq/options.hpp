@@ -9,6 +9,7 @@
 namespace csq {
 
 class Workspace;
+class KeptSummary;
 
 // direct: O(n·m·d), every score, in tiles.   factored: O(n·d²·dᵥ), through the K⊗V summary.
 // automatic: whichever the cost model expects to be faster; it looks at shapes only.
@@ -67,6 +68,9 @@ struct Options {
 
   // Scratch that is kept between calls; without one the call allocates and frees its own.
   Workspace* workspace = nullptr;
+
+  // Where a factored call without a mask keeps its K⊗V summaries for backward, and backward finds them.
+  KeptSummary* summary = nullptr;
 };
 
 }  // namespace csq

@@ -27,6 +27,7 @@ struct Problem {
   const History* key_history = nullptr;
   Index chunk = 0;
   int threads = 1;  // resolved
+  KeptSummary* summary = nullptr;
 
   Index queries() const { return query.tokens(); }
   Index keys() const { return key.tokens(); }

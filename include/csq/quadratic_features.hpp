@@ -8,6 +8,7 @@
 // The normaliser's column of S is a vector of its own: a 65th column padded to 80 would cost 25%.
 #pragma once
 
+#include "csq/kept_summary.hpp"
 #include "csq/problem.hpp"
 #include "csq/simd/dispatch.hpp"
 
@@ -41,8 +42,10 @@ struct SummarySlice {
     return {static_cast<T>(2 * c.c2), static_cast<T>(c.c2), static_cast<T>(c.c1), static_cast<T>(c.c0)};
   }
 
+  Index summary_size() const { return padded_rows(last - first) * value_stride; }
+
   void clear() const {
-    std::fill_n(summary, padded_rows(last - first) * value_stride, T(0));
+    std::fill_n(summary, summary_size(), T(0));
     std::fill_n(normalizer, last - first, T(0));
   }
 
@@ -103,5 +106,11 @@ struct SummarySlice {
     simd::kernels<T>().read(block);
   }
 };
+
+// `whole` is the slice of all features.
+template <class T>
+KeptSummary::Sizes kept_sizes(const Problem<T>& problem, const SummarySlice<T>& whole) {
+  return {problem.key_heads(), whole.summary_size() + whole.last, whole.last, static_cast<Index>(sizeof(T))};
+}
 
 }  // namespace csq

@@ -2,7 +2,7 @@
 # (plus OpenMP in parallel.hpp).   cmake -D include_dir=include -P layers.cmake
 cmake_minimum_required(VERSION 3.21)
 
-set(layer_0 version check tensor options parallel workspace)
+set(layer_0 version check tensor options parallel workspace kept_summary)
 set(layer_1 simd/.* mechanism centering problem)
 set(layer_2 pack quadratic_features summary backward_blocks)
 set(layer_3 direct direct_backward factored factored_layout factored_backward factored_backward_layout stream cost_model)
