@@ -39,9 +39,9 @@ class FactoredBackwardRun {
     write_all();
   }
 
-  // ∂L/∂shift of the heads that have run, in the order of heads and chunks.
-  double shift_gradient() const {
-    double sum = 0;
+  // Adds ∂L/∂shift of the heads that have run, one chunk after another: how many heads run together, which is up to the
+  // threads, does not show in the rounding.
+  double shift_gradient(double sum) const {
     for (Index i = 0; i < heads_ * group_ * scratch_.query_chunks; ++i) sum += scratch_.shift[i];
     return sum;
   }
@@ -359,7 +359,7 @@ void factored_attention_backward(const BackwardProblem<T>& problem, FactoredBack
     scratch.packers.bind(problem.forward, first, heads);
     const FactoredBackwardRun<T> run(problem, scratch, first, heads);
     run.run();
-    shift += run.shift_gradient();
+    shift = run.shift_gradient(shift);
   }
   if (problem.gradients.shift != nullptr) *problem.gradients.shift = shift;
 }

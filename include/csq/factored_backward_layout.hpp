@@ -48,7 +48,11 @@ struct FactoredBackwardLayout {
 
   // S of one key head, all features.
   SummarySlice<T> whole(Index head) const {
-    return {map,     value_stride, 0, features, summary + head * padded_features() * value_stride,
+    return {map,
+            value_stride,
+            0,
+            features,
+            summary + head * padded_features() * value_stride,
             normalizer + head * features};
   }
 

@@ -54,7 +54,11 @@ struct FactoredLayout {
   }
 
   SummarySlice<T> whole(Index head) const {
-    return {map,     value_stride, 0, features, summary + head * padded_features() * value_stride,
+    return {map,
+            value_stride,
+            0,
+            features,
+            summary + head * padded_features() * value_stride,
             normalizer + head * features};
   }
 

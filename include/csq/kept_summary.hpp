@@ -17,7 +17,7 @@ class KeptSummary {
   // What was summarised: equal sizes mean the same layout of numbers.
   struct Sizes {
     Index key_heads = 0;
-    Index rows = 0;     // numbers of [S | normaliser] for each key head
+    Index rows = 0;  // numbers of [S | normaliser] for each key head
     Index features = 0;
     Index scalar_bytes = 0;
 

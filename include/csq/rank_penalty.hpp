@@ -20,6 +20,13 @@ requires SameScalar<X, X, X, T>
 double rank_penalty(Heads<X> x, Heads<T> dx, double ridge = 1e-3, double weight = 1, const Options& options = {}) {
   constexpr Index size = simd::block_tokens<T>;
   check(std::isfinite(ridge) && ridge > 0, "ridge: is ", ridge, " but must be positive and finite");
+  check_heads("x", x);
+  if (dx.data != nullptr) {
+    check_shape_like("dx", dx, "x", x);
+    check_no_self_overlap("dx", dx);
+    check_not_same("dx", dx, "x", x);
+  }
+  check_lengths("query_length", options.query_length, x.batch(), x.tokens());
   Options centring_only = options;  // every head a key head of its own, and no scale
   centring_only.key_length = options.query_length;
   centring_only.key_history = options.query_history;

@@ -22,6 +22,7 @@ namespace csq::simd::avx2 {
 inline constexpr char set_name[] = "avx2";
 inline constexpr int vector_bytes = 32;
 inline constexpr int accumulator_vectors = 12;
+inline constexpr bool fused_products = true;
 inline constexpr int widest_tile = 2;
 inline constexpr Index absorb_panel = 48;
 inline constexpr Index read_panel = 96;

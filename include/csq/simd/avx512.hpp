@@ -23,6 +23,7 @@ namespace csq::simd::avx512 {
 inline constexpr char set_name[] = "avx512";
 inline constexpr int vector_bytes = 64;
 inline constexpr int accumulator_vectors = 24;
+inline constexpr bool fused_products = true;
 inline constexpr int widest_tile = 4;
 inline constexpr Index absorb_panel = 48;
 inline constexpr Index read_panel = 96;

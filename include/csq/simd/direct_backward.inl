@@ -1,35 +1,43 @@
 // The gradients of one block of queries against one block of keys: scores and weights are computed again.
 
+// r·o must cancel Σ_j w_ij r·v_j, and the shift's gradient is what is left of that: so it is summed in double. Without
+// fused products that is not enough, since the tiles round r·v twice a step; summed in their order, r·o is as wrong as
+// r·v and cancels it where v is o.
 template <class T>
 void scale_gradient(const ScaleGradient<T>& block) {
+  constexpr Index step = lanes<double>;
+  const Source<T>& output = block.output;
   copy_rows(block.gradient, block.value_stride, block.rows);
   for (Index token = 0; token < block.gradient.tokens; ++token) {
     T* row = block.rows + token * block.value_stride;
     const T factor = block.factor[token];
-    if (factor == 0) {
-      for (Index column = 0; column < block.value_stride; ++column) row[column] = 0;
-      block.dot[token] = 0;
+    block.dot[token] = 0;
+    for (Index column = 0; column < block.value_stride; column += lanes<T>) {
+      Vector<T> value = {};
+      if (factor != 0) load<T>(row + column, value);
+      value *= factor;
+      store<T>(row + column, value);
+    }
+    if (factor == 0) continue;
+    const T* o = output.data + token * output.token_stride;
+    if constexpr (!fused_products) {
+      T dot = 0;
+      for (Index column = 0; column < output.dim; ++column) dot += row[column] * o[column * output.dim_stride];
+      block.dot[token] = dot;
       continue;
     }
-    const T* output = block.output.data + token * block.output.token_stride;
-    Vector<T> sum = {};
+    Doubles sum = {};
     Index column = 0;
-    if (block.output.dim_stride == 1) {
-      for (; column + lanes<T> <= block.gradient.dim; column += lanes<T>) {
-        Vector<T> g, o;
-        load<T>(row + column, g);
-        load<T>(output + column, o);
-        g *= factor;
-        store<T>(row + column, g);
-        sum += g * o;
-      }
+    for (; output.dim_stride == 1 && column + step <= output.dim; column += step) {
+      Doubles x, y;
+      load_as_double<T>(row + column, x);
+      load_as_double<T>(o + column, y);
+      sum += x * y;
     }
-    T dot = sum_of_lanes<T>(sum);
-    for (; column < block.gradient.dim; ++column) {
-      row[column] *= factor;
-      dot += row[column] * output[column * block.output.dim_stride];
-    }
-    block.dot[token] = dot;
+    double dot = sum_of_lanes<double>(sum);
+    for (; column < output.dim; ++column)
+      dot += static_cast<double>(row[column]) * static_cast<double>(o[column * output.dim_stride]);
+    block.dot[token] = static_cast<T>(dot);
   }
 }
 

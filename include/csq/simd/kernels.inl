@@ -1,5 +1,6 @@
 // The kernels, written once. Included once per instruction set, inside a target region and a namespace of its own, by a
-// file that defines vector_bytes, accumulator_vectors (registers of the tile), widest_tile and the panel heights.
+// file that defines vector_bytes, accumulator_vectors (registers of the tile), fused_products, widest_tile and the
+// panel heights.
 // No Eigen and no standard algorithm in here: they would be compiled for the unit's flags, not for the region's.
 
 // clang-format off

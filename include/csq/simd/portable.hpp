@@ -19,6 +19,7 @@ namespace csq::simd::portable {
 inline constexpr char set_name[] = "portable";
 inline constexpr int vector_bytes = 16;
 inline constexpr int accumulator_vectors = 12;
+inline constexpr bool fused_products = false;
 inline constexpr int widest_tile = 2;
 inline constexpr Index absorb_panel = 48;
 inline constexpr Index read_panel = 96;

@@ -117,7 +117,9 @@ void multiply_elu_slope(Index count, const T* features, T* gradient) {
     Vector<T> feature, value;
     load<T>(features + cell, feature);
     load<T>(gradient + cell, value);
-    value *= feature > one ? one : feature;
+    // A row that sees no key has no gradient, NaN in it or not.
+    const Vector<T> slope = feature > one ? one : feature;
+    value = value == Vector<T>{} ? Vector<T>{} : value * slope;
     store<T>(gradient + cell, value);
   }
 }
