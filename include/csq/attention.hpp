@@ -14,6 +14,7 @@
 
 #include "csq/arguments.hpp"
 #include "csq/factored.hpp"
+#include "csq/few_queries.hpp"
 #include "csq/version.hpp"
 
 namespace csq {
@@ -59,14 +60,21 @@ inline int threads_for(const Shape& shape, const Weight& weight, Method method, 
   return wanted < usable ? std::max(1, static_cast<int>(wanted)) : usable;
 }
 
+// visit(layout type, engine) for the engine that serves a call: Layout::lay_out says what scratch it takes.
+template <class T, class Visit>
+auto with_engine(const Problem<T>& problem, Method method, const Visit& visit) {
+  if (method == Method::factored) return visit(FactoredLayout<T>{}, factored_attention<T>);
+  if (problem.queries() <= few_queries) return visit(FewQueriesLayout<T>{}, few_queries_attention<T>);
+  return visit(DirectLayout<T>{}, direct_attention<T>);
+}
+
 template <class T>
 std::size_t scratch_bytes(const Problem<T>& problem, Method method) {
-  ScratchLayout counter;
-  if (method == Method::factored)
-    FactoredLayout<T>::lay_out(counter, problem);
-  else
-    DirectLayout<T>::lay_out(counter, problem);
-  return counter.bytes();
+  return with_engine(problem, method, [&](auto layout, const auto&) {
+    ScratchLayout counter;
+    decltype(layout)::lay_out(counter, problem);
+    return counter.bytes();
+  });
 }
 
 template <class T>
@@ -79,13 +87,10 @@ void run_attention(Problem<T>& problem, const Options& options) {
   Workspace local;
   Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
   ScratchLayout layout(workspace.reserve(scratch_bytes(problem, method)));
-  if (method == Method::factored) {
-    auto scratch = FactoredLayout<T>::lay_out(layout, problem);
-    factored_attention(problem, scratch);
-  } else {
-    auto scratch = DirectLayout<T>::lay_out(layout, problem);
-    direct_attention(problem, scratch);
-  }
+  with_engine(problem, method, [&](auto engine_layout, const auto& run) {
+    auto scratch = decltype(engine_layout)::lay_out(layout, problem);
+    run(problem, scratch);
+  });
 }
 
 template <class M, class T>

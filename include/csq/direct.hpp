@@ -40,9 +40,10 @@ struct DirectScratch {
     return scratch;
   }
 
-  void clear_sums(Index value_dim) const {
+  // For that many queries; tiles add to whole units of rows.
+  void clear_sums(Index value_dim, Index queries) const {
     constexpr Index size = simd::block_tokens<T>;
-    std::fill_n(numerator, size * simd::padded_columns<T>(value_dim), T(0));
+    std::fill_n(numerator, simd::padded_tokens<T>(queries) * simd::padded_columns<T>(value_dim), T(0));
     std::fill_n(normalizer, size, T(0));
     std::fill_n(maximum, size, -std::numeric_limits<T>::infinity());
   }
@@ -161,7 +162,7 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
       const Index first = block * size;
       const Index rows = std::min(size, problem.queries() - first);
       const Index queries = std::clamp<Index>(packer.length - first, 0, rows);
-      mine.clear_sums(problem.value_dim());
+      mine.clear_sums(problem.value_dim(), rows);
       if (queries > 0) {
         packer.pack(first, queries, mine.rows, mine.sums, mine.query);
         const Index seen = problem.keys_seen(first + queries - 1, scratch.packers.key[h].length);

@@ -54,13 +54,17 @@ struct DirectBackwardLayout {
 
   static DirectBackwardLayout lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem) {
     constexpr Index size = simd::block_tokens<T>;
-    constexpr Index wanted_tasks = 8;  // sets times key heads, at least
+    constexpr Index wanted_tasks = 16;  // sets times key heads, at least, as long as their ∂q fits into this
+    constexpr Index set_bytes = Index{64} << 20;
     const Problem<T>& p = problem.forward;
     DirectBackwardLayout result;
     result.query_blocks = block_count(p.queries(), size);
     result.key_blocks = block_count(p.keys(), size);
     result.sets = std::clamp<Index>(block_count(wanted_tasks, std::max<Index>(p.key_heads(), 1)), 1,
                                     std::max<Index>(result.key_blocks, 1));
+    const Index query_bytes = checked_product(checked_product(p.query.heads(), result.query_blocks, "workspace"),
+                                              RowPacker<T>::scratch_rows(p.key_dim()) * Index(sizeof(T)), "workspace");
+    while (result.sets > 2 && result.sets * (query_bytes >> 10) > (set_bytes >> 10)) result.sets /= 2;
     const Index groups_of_heads = block_count(p.key_heads(), p.threads);
     result.heads = std::max<Index>(1, block_count(p.key_heads(), std::max<Index>(1, groups_of_heads)));
     const auto blocks = [](Index a, Index b) { return checked_product(a, b, "workspace"); };

@@ -125,9 +125,9 @@ class FactoredRun {
     const Index blocks = block_count(blank, simd::block_tokens<T>);
     parallel_for(heads_ * group_ * blocks, problem_.threads, [&](Index task, int thread) {
       const DirectScratch<T>& mine = scratch_.threads[thread];
-      mine.clear_sums(problem_.value_dim());
       const Index first = task % blocks * simd::block_tokens<T>;
       const Index count = std::min(simd::block_tokens<T>, blank - first);
+      mine.clear_sums(problem_.value_dim(), count);
       write(task / blocks / group_, task / blocks % group_, {first, count, 0}, mine);
     });
   }
@@ -146,7 +146,7 @@ class FactoredRun {
       const Rows rows = rows_in(h, chunk);
       if (rows.count == 0) return;
       const DirectScratch<T>& mine = scratch_.threads[thread];
-      mine.clear_sums(problem_.value_dim());
+      mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
         scratch_.packers.query[h * group_ + g].pack(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         serve_stored(h, 0, 0, chunk, mine.query, rows, mine);
@@ -222,7 +222,7 @@ class FactoredRun {
       const Rows rows = rows_in(h, chunk);
       if (!is_read(chunk) || rows.count == 0) return;
       const DirectScratch<T>& mine = scratch_.threads[thread];
-      mine.clear_sums(problem_.value_dim());
+      mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
         for (Index slice = 0; slice < scratch_.slices; ++slice) {
           const T* numerator = partial_at(h, slice, g, slot);
@@ -251,7 +251,7 @@ class FactoredRun {
       const Index count = std::min(chunk_size(), problem_.queries() - first);
       const Rows rows{first, count, std::clamp<Index>(packer.length - first, 0, count)};
       const DirectScratch<T>& mine = scratch_.threads[thread];
-      mine.clear_sums(problem_.value_dim());
+      mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
         packer.pack(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         for (Index slice = 0; slice < scratch_.slices; ++slice)

@@ -64,8 +64,8 @@ FactoredBackwardLayout<T> FactoredBackwardLayout<T>::lay_out(ScratchLayout& layo
   constexpr Index size = simd::block_tokens<T>;
   constexpr Index superblock_tokens = 1024;
   constexpr Index partial_bytes = Index{8} << 20;
-  constexpr Index wanted_tasks = 8;
-  constexpr Index smallest_slice = 48;
+  constexpr Index wanted_tasks = 16;
+  constexpr Index smallest_slice = 128;
 
   const Problem<T>& p = problem.forward;
   FactoredBackwardLayout result;
@@ -73,8 +73,8 @@ FactoredBackwardLayout<T> FactoredBackwardLayout<T>::lay_out(ScratchLayout& layo
   result.features = result.map.size();
   result.key_stride = simd::padded_columns<T>(p.key_dim());
   result.value_stride = simd::padded_columns<T>(p.value_dim());
-  const Index tuned = p.causal ? tuned_chunk(p.key_dim(), size) : size;
-  result.chunk = p.chunk == 0 ? tuned : std::min(p.chunk, size);
+  // Whole blocks: on AVX-512 causal chunks of 72, 96, 144 took 1.26, 1.11, 1.05 times softmax's forward at d = 32.
+  result.chunk = p.chunk == 0 ? size : std::min(p.chunk, size);
   result.chunks = block_count(p.keys(), result.chunk);
   result.query_chunks = p.causal ? result.chunks : block_count(p.queries(), result.chunk);
   result.slices = std::clamp<Index>(block_count(wanted_tasks, std::max<Index>(p.key_heads(), 1)), 1,

@@ -70,8 +70,8 @@ FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Proble
   constexpr Index size = simd::block_tokens<T>;
   constexpr Index superblock_tokens = 2048;
   constexpr Index partial_bytes = Index{4} << 20;
-  constexpr Index wanted_tasks = 8;     // slices times key heads, at least
-  constexpr Index smallest_slice = 48;  // features
+  constexpr Index wanted_tasks = 16;     // slices times key heads, at least
+  constexpr Index smallest_slice = 128;  // features
 
   FactoredLayout result;
   result.map = feature_map(problem.weight, problem.key_dim());

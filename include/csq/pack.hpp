@@ -23,7 +23,8 @@ struct RowPacker {
   static Index scratch_sums(Index dim) { return simd::padded_columns<double>(dim); }
   static Index packed_size(Index dim) { return (dim + 1) * simd::block_tokens<T>; }
 
-  // Packs rows [first, first + count), count ≤ block_tokens. Scratch: scratch_rows of T and scratch_sums of double.
+  // Packs rows [first, first + count), count ≤ block_tokens; with `packed` null only the rows are made. Scratch:
+  // scratch_rows of T and scratch_sums of double.
   void pack(Index first, Index count, T* rows, double* sums, T* packed) const {
     constexpr Index size = simd::block_tokens<T>;
     simd::PackBlock<T> block;

@@ -1,7 +1,8 @@
 // What a set of kernels offers: one struct of function pointers, filled once per instruction set.
 //
 // Packed layout, shared by every kernel (B = block_tokens<T>, also the stride between packed rows):
-//   packed     X̃ᵀ [dim+1][B]   tokens contiguous, a last row of ones; tokens past the block's count are zero
+//   packed     X̃ᵀ [dim+1][B]   tokens contiguous, a last row of ones; zero past the block's tokens, up to
+//              padded_tokens; undefined beyond
 //   values     [tokens][value_stride]   row-major, columns past the dimension are zero
 //   weights    [keys][B]       queries contiguous
 //   numerator  [B][value_stride], normalizer [B]
@@ -16,6 +17,13 @@ namespace csq::simd {
 // an odd number, so that walking down a column meets every cache set.
 template <class T>
 inline constexpr Index block_tokens = static_cast<Index>(576 / sizeof(T));
+
+// What tiles may read and write of a block of tokens: every tile height and vector divides 48.
+template <class T>
+constexpr Index padded_tokens(Index tokens) {
+  const Index whole = (tokens + 47) / 48 * 48;
+  return whole < block_tokens<T> ? whole : block_tokens<T>;
+}
 
 // Rows of values are padded to whole cache lines, whatever the instruction set.
 template <class T>
@@ -45,7 +53,7 @@ struct PackBlock {
   double factor = 1;
   bool elu = false;
   T* rows = nullptr;    // scratch [B][padded dim]
-  T* packed = nullptr;  // [dim+1][B]
+  T* packed = nullptr;  // [dim+1][B], or null: rows only
 };
 
 // Which monomials of x a feature map holds, in this order: x_a·x_b for a ≤ b (a outer), x_a, 1.
@@ -140,6 +148,24 @@ struct DirectBlock {
   T* maximum = nullptr;  // exponential only
 };
 
+// The same for a few queries and keys in rows, not packed: the numerator, normaliser and maximum are those of one
+// query. Keys are in lanes, so that nothing is computed for queries that are not there.
+template <class T>
+struct FewQueriesBlock {
+  const T* query = nullptr;  // one row, zero past the dimension
+  const T* key = nullptr;    // rows, contiguous, dim a multiple of 64 bytes
+  Index key_stride = 0;
+  const T* values = nullptr;
+  Index value_stride = 0;        // of the values
+  Index keys = 0;                // all visible, at most block_tokens
+  Index dim = 0, value_dim = 0;  // multiples of 64 bytes
+  KernelWeight weight;
+  T* weights = nullptr;    // scratch [B]
+  T* numerator = nullptr;  // [value_dim]
+  T* normalizer = nullptr;
+  T* maximum = nullptr;
+};
+
 // output[t] = numerator[t] / normalizer[t]; 0 where the normaliser is 0, NaN where it is negative or NaN.
 template <class T>
 struct DivideRows {
@@ -160,6 +186,7 @@ struct KernelSet {
   void (*absorb)(const AbsorbBlock<T>& block);
   void (*read)(const ReadBlock<T>& block);
   void (*direct)(const DirectBlock<T>& block);
+  void (*few_queries)(const FewQueriesBlock<T>& block);
   void (*divide)(const DivideRows<T>& rows);
   void (*add)(Index count, const T* from, T* to);  // to += from, whole cache lines
 };

@@ -11,13 +11,14 @@
 #include "csq/simd/pack.inl"
 #include "csq/simd/features.inl"
 #include "csq/simd/direct.inl"
+#include "csq/simd/few_queries.inl"
 #include "csq/simd/direct_backward.inl"
 #include "csq/simd/pull_back.inl"
 // clang-format on
 
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
-    set_name, add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, divide<T>, add<T>,
+    set_name, add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, few_queries<T>, divide<T>, add<T>,
 };
 
 template <class T>

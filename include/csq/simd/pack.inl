@@ -109,12 +109,14 @@ void pack(const PackBlock<T>& block) {
       store<T>(block.rows + index, x);
     }
   }
+  if (block.packed == nullptr) return;
   // Past the last token the packed rows must be zero; zero rows of the source make them so, up to a whole square.
-  const Index padded_tokens = (tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
-  for (Index index = tokens * row_stride; index < padded_tokens * row_stride; ++index) block.rows[index] = 0;
+  const Index squares = (tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
+  const Index end = padded_tokens<T>(tokens);
+  for (Index index = tokens * row_stride; index < squares * row_stride; ++index) block.rows[index] = 0;
   for (Index column = 0; column < dim; column += lanes<T>) {
     const bool whole = column + lanes<T> <= dim;
-    for (Index token = 0; token < padded_tokens; token += lanes<T>) {
+    for (Index token = 0; token < squares; token += lanes<T>) {
       const T* square = block.rows + token * row_stride + column;
       if (whole) {
         transpose_square<T>(square, row_stride, block.packed + column * stride + token, stride);
@@ -130,9 +132,9 @@ void pack(const PackBlock<T>& block) {
     }
   }
   T* ones = block.packed + dim * stride;
-  for (Index token = 0; token < stride; ++token) ones[token] = token < tokens ? 1 : 0;
+  for (Index token = 0; token < end; ++token) ones[token] = token < tokens ? 1 : 0;
   for (Index row = 0; row < dim; ++row)
-    for (Index token = padded_tokens; token < stride; ++token) block.packed[row * stride + token] = 0;
+    for (Index token = squares; token < end; ++token) block.packed[row * stride + token] = 0;
 }
 
 template <class T>

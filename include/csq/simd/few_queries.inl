@@ -1,0 +1,153 @@
+// One query against a block of keys in rows: scores, weights, weights·values, with keys in lanes.
+
+// scores[j] = query·key_j for a whole vector of keys. Each key's products stay in a vector of their own; a tree of
+// interleaved sums then leaves the totals in the order of the keys. Keys from `count` on repeat the last one.
+template <class T>
+CSQ_INLINE void scores_of_keys(const FewQueriesBlock<T>& block, Index first, Index count, Vector<T>& scores) {
+  constexpr int size = static_cast<int>(lanes<T>);
+  using All = std::make_integer_sequence<Index, lanes<T>>;
+  Vector<T> sums[size];
+  CSQ_UNROLL
+  for (int lane = 0; lane < size; ++lane) {
+    const T* key = block.key + (first + (lane < count ? lane : count - 1)) * block.key_stride;
+    Vector<T> even = {}, odd = {};
+    Index a = 0;
+    for (; a + 2 * lanes<T> <= block.dim; a += 2 * lanes<T>) {
+      Vector<T> q, k;
+      load<T>(block.query + a, q);
+      load<T>(key + a, k);
+      even += q * k;
+      load<T>(block.query + a + lanes<T>, q);
+      load<T>(key + a + lanes<T>, k);
+      odd += q * k;
+    }
+    for (; a < block.dim; a += lanes<T>) {
+      Vector<T> q, k;
+      load<T>(block.query + a, q);
+      load<T>(key + a, k);
+      even += q * k;
+    }
+    sums[lane] = even + odd;
+  }
+  CSQ_UNROLL
+  for (int half = size / 2; half > 0; half /= 2) {
+    CSQ_UNROLL
+    for (int lane = 0; lane < half; ++lane) {
+      Vector<T> low, high;
+      interleave<T>(sums[lane], sums[lane + half], low, high, All{});
+      sums[lane] = low + high;
+    }
+  }
+  scores = sums[0];
+}
+
+// 2^(s − maximum), as exponential_weights of direct.inl has it.
+template <class T>
+struct ExponentialWeight {
+  Vector<T> maximum;
+
+  CSQ_INLINE explicit ExponentialWeight(T value) { broadcast<T>(value, maximum); }
+  CSQ_INLINE void operator()(Vector<T>& score) const {
+    score -= maximum;
+    exp2_in_place(score);
+  }
+};
+
+// Raises the running maximum where it must rise, and scales what was summed relative to the old one.
+template <class T>
+CSQ_INLINE void raise_maximum(const FewQueriesBlock<T>& block) {
+  T highest = -static_cast<T>(__builtin_inf());
+  for (Index key = 0; key < block.keys; ++key) highest = block.weights[key] > highest ? block.weights[key] : highest;
+  const T old = *block.maximum;
+  if (!(highest > old + static_cast<T>(maximum_slack))) return;
+  Vector<T> scale;
+  broadcast<T>(old - highest, scale);
+  exp2_in_place(scale);
+  *block.maximum = highest;
+  *block.normalizer *= scale[0];
+  scale_row<T>(scale[0], block.value_dim, block.numerator);
+}
+
+// Scores → weights, and their sum.
+template <class T, class Evaluate>
+CSQ_INLINE void weigh(const FewQueriesBlock<T>& block, const Evaluate& evaluate) {
+  const Mask<T> position(0, 0);
+  Vector<T> sum = {};
+  for (Index key = 0; key < block.keys; key += lanes<T>) {
+    Vector<T> weight;
+    load<T>(block.weights + key, weight);
+    evaluate(weight);
+    // `visible` counts lanes here: those at or beyond the last key weigh nothing.
+    const Integers<T> real = position.visible < static_cast<typename Mask<T>::Number>(block.keys - key);
+    weight = real ? weight : Vector<T>{};
+    store<T>(block.weights + key, weight);
+    sum += weight;
+  }
+  *block.normalizer += sum_of_lanes<T>(sum);
+}
+
+// numerator += Σ_j weight_j·value_j for Columns vectors, even and odd keys apart to hide the latency of a sum.
+template <class T, int Columns>
+CSQ_INLINE void add_values(const FewQueriesBlock<T>& block, Index column) {
+  Vector<T> sum[2][Columns] = {};
+  const T* values = block.values + column;
+  Index key = 0;
+  for (; key + 2 <= block.keys; key += 2) {
+    CSQ_UNROLL
+    for (int odd = 0; odd < 2; ++odd) {
+      const T weight = block.weights[key + odd];
+      CSQ_UNROLL
+      for (int c = 0; c < Columns; ++c) {
+        Vector<T> value;
+        load<T>(values + (key + odd) * block.value_stride + c * lanes<T>, value);
+        sum[odd][c] += value * weight;
+      }
+    }
+  }
+  if (key < block.keys) {
+    CSQ_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      Vector<T> value;
+      load<T>(values + key * block.value_stride + c * lanes<T>, value);
+      sum[0][c] += value * block.weights[key];
+    }
+  }
+  CSQ_UNROLL
+  for (int c = 0; c < Columns; ++c) {
+    Vector<T> total;
+    load<T>(block.numerator + column + c * lanes<T>, total);
+    total += sum[0][c] + sum[1][c];
+    store<T>(block.numerator + column + c * lanes<T>, total);
+  }
+}
+
+template <class T>
+void few_queries(const FewQueriesBlock<T>& block) {
+  using Kind = KernelWeight::Kind;
+  for (Index key = 0; key < block.keys; key += lanes<T>) {
+    const Index left = block.keys - key;
+    Vector<T> scores;
+    scores_of_keys(block, key, left < lanes<T> ? left : lanes<T>, scores);
+    store<T>(block.weights + key, scores);
+  }
+  switch (block.weight.kind) {
+    case Kind::exponential:
+      raise_maximum(block);
+      weigh(block, ExponentialWeight<T>(*block.maximum));
+      break;
+    case Kind::quadratic:
+      weigh(block, QuadraticWeight<T>(block.weight));
+      break;
+    case Kind::power_series:
+      weigh(block, PowerSeriesWeight<T>(block.weight));
+      break;
+    case Kind::chebyshev_square:
+      weigh(block, ChebyshevSquareWeight<T>(block.weight));
+      break;
+    case Kind::bound:
+      break;
+  }
+  Index column = 0;
+  for (; column + 4 * lanes<T> <= block.value_dim; column += 4 * lanes<T>) add_values<T, 4>(block, column);
+  for (; column < block.value_dim; column += lanes<T>) add_values<T, 1>(block, column);
+}
