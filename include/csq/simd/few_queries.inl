@@ -1,7 +1,7 @@
 // One query against a block of keys in rows: scores, weights, weights·values, with keys in lanes.
 
 // scores[j] = query·key_j for a whole vector of keys. Each key's products stay in a vector of their own; a tree of
-// interleaved sums then leaves the totals in the order of the keys. Keys from `count` on repeat the last one.
+// interleaved sums then leaves the totals in the order of the keys, zero from `count` on.
 template <class T>
 CSQ_INLINE void scores_of_keys(const FewQueriesBlock<T>& block, Index first, Index count, Vector<T>& scores) {
   constexpr int size = static_cast<int>(lanes<T>);
@@ -9,9 +9,9 @@ CSQ_INLINE void scores_of_keys(const FewQueriesBlock<T>& block, Index first, Ind
   Vector<T> sums[size];
   CSQ_UNROLL
   for (int lane = 0; lane < size; ++lane) {
-    const T* key = block.key + (first + (lane < count ? lane : count - 1)) * block.key_stride;
     Vector<T> even = {}, odd = {};
-    Index a = 0;
+    Index a = lane < count ? 0 : block.dim;
+    const T* key = block.key + (first + lane) * block.key_stride;
     for (; a + 2 * lanes<T> <= block.dim; a += 2 * lanes<T>) {
       Vector<T> q, k;
       load<T>(block.query + a, q);
