@@ -3,9 +3,11 @@
 //
 //   build/release/bench/roofline [--json FILE] [--only kernels,causal,threads,short,crossover,scale] [--sets]
 //
-// Flops are those of the formulas (support/passes.hpp). Calls of a section take turns; medians. Each number stands
-// beside the value that it should reach, and in brackets one beyond; exit 1 when one is missed. --sets repeats the
-// section `kernels` for every other instruction set of the processor, each against its own peak. `scale` needs 9 GB.
+// Flops are those of the formulas (support/passes.hpp). Calls of a section take turns, the FMA peak among them; a
+// number is the median over the rounds of the ratio within a round, so that a slow moment of the machine cancels. Each
+// number stands beside the value that it should reach, and in brackets one beyond; exit 1 when one is missed. --sets
+// repeats the section `kernels` for every other instruction set of the processor, each against its own peak. `scale`
+// needs 9 GB.
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
@@ -73,7 +75,7 @@ struct Fractions {
   double softmax, factored;
 };
 
-std::vector<Fractions> kernels(const Settings& settings, const Peaks& peaks, std::vector<Reach>& rows) {
+std::vector<Fractions> kernels(const Settings& settings, std::vector<Reach>& rows) {
   const std::string set = csq::simd_name();
   const std::string section = "one thread, fraction of the FMA peak (" + set + ")";
   const bool widest = set == "avx512", avx2 = set == "avx2";
@@ -95,7 +97,9 @@ std::vector<Fractions> kernels(const Settings& settings, const Peaks& peaks, std
         softmax_call(Pass::backward, long_shape, 1),
         csq_call(Method::direct, Pass::forward, long_shape, 1),
         csq_call(Method::direct, Pass::backward, long_shape, 1),
+        bench::peak_call(1),
     };
+    const TimedCall& peak = calls.back();
     time_all(calls, settings.rounds);
     const std::string dim = "d " + std::to_string(goal.dim) + "  ";
     const double none = std::nan("");
@@ -103,7 +107,7 @@ std::vector<Fractions> kernels(const Settings& settings, const Peaks& peaks, std
       double own_reach = widest ? reach : none;
       // AVX2's bound, of its own peak: factored and softmax forward at d = 64, n = 4096.
       if (avx2 && goal.dim == 64 && (&call == &calls[0] || &call == &calls[3])) own_reach = 0.60;
-      rows.push_back({section, dim + name, call.rate() / peaks.one, own_reach, widest ? stretch : none});
+      rows.push_back({section, dim + name, bench::rate_ratio(call, peak), own_reach, widest ? stretch : none});
     };
     add("factored forward, n 4096", calls[0], goal.factored, goal.factored2);
     add("factored backward, n 4096", calls[1], goal.backward, goal.backward2);
@@ -112,9 +116,9 @@ std::vector<Fractions> kernels(const Settings& settings, const Peaks& peaks, std
     add("softmax backward, n 4096", calls[4], goal.softmax_backward, goal.softmax_backward2);
     add("CSQ direct forward, n 4096", calls[5], none, none);
     add("CSQ direct backward, n 4096", calls[6], none, none);
-    rows.push_back({section, dim + "CSQ direct over softmax, speed", calls[3].seconds() / calls[5].seconds(),
+    rows.push_back({section, dim + "CSQ direct over softmax, speed", bench::time_ratio(calls[3], calls[5]),
                     widest ? goal.ratio : none});
-    fractions.push_back({goal.dim, calls[3].rate() / peaks.one, calls[0].rate() / peaks.one});
+    fractions.push_back({goal.dim, bench::rate_ratio(calls[3], peak), bench::rate_ratio(calls[0], peak)});
   }
   return fractions;
 }
@@ -131,10 +135,10 @@ void causal(const Settings& settings, std::vector<Reach>& rows) {
     }
     time_all(calls, settings.rounds);
     const std::string name = "d " + std::to_string(dim);
-    rows.push_back({section, name + "  softmax, times faster", calls[0].seconds() / calls[3].seconds(), 1.85});
-    rows.push_back({section, name + "  CSQ direct, times faster", calls[1].seconds() / calls[4].seconds(), 1.85});
+    rows.push_back({section, name + "  softmax, times faster", bench::time_ratio(calls[0], calls[3]), 1.85});
+    rows.push_back({section, name + "  CSQ direct, times faster", bench::time_ratio(calls[1], calls[4]), 1.85});
     // Below the causal crossover factored is served directly, or nearly: no reading to compare.
-    rows.push_back({section, name + "  factored, time over full", calls[5].seconds() / calls[2].seconds(), 1.05,
+    rows.push_back({section, name + "  factored, time over full", bench::time_ratio(calls[5], calls[2]), 1.05,
                     std::nan(""), true});
   }
 }
@@ -150,13 +154,15 @@ void threads(const Settings& settings, const Peaks& peaks, std::vector<Reach>& r
       for (const int used : {1, peaks.threads}) {
         calls.push_back(softmax_call(pass, shape, used));
         calls.push_back(csq_call(Method::factored, pass, shape, used));
+        calls.push_back(bench::peak_call(used));
       }
       time_all(calls, settings.rounds);
       const std::string name = std::string(pass == Pass::forward ? "forward, " : "backward, ") +
                                (heads == 1 ? "one head" : std::to_string(heads) + " heads");
       for (const int i : {0, 1})
         rows.push_back({section, (i == 0 ? "softmax " : "factored ") + name,
-                        calls[std::size_t(i)].seconds() / calls[std::size_t(i + 2)].seconds() / (peaks.all / peaks.one),
+                        bench::rate_ratio(calls[std::size_t(i + 3)], calls[5]) /
+                            bench::rate_ratio(calls[std::size_t(i)], calls[2]),
                         goal});
     }
 }
@@ -183,7 +189,7 @@ void short_sequences(const Settings& settings, std::vector<Reach>& rows) {
     rows.push_back({section,
                     "n " + std::to_string(shape.queries) + ", m " + std::to_string(shape.keys) + "  (" +
                         std::to_string(static_cast<int>(calls[0].seconds() * 1e9)) + " ns)",
-                    calls[0].seconds() / calls[1].seconds(), 1.2, std::nan(""), true});
+                    bench::time_ratio(calls[0], calls[1]), 1.2, std::nan(""), true});
   }
 }
 
@@ -280,7 +286,7 @@ int run(const Settings& settings, const char* program) {
   };
   if (settings.wants("kernels") || settings.wants("crossover")) {
     progress.show("kernels", "");
-    fractions = kernels(settings, peaks, rows);
+    fractions = kernels(settings, rows);
   }
   section("causal", [&] { causal(settings, rows); });
   section("threads", [&] { threads(settings, peaks, rows); });

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "fma_peak.hpp"
 #include "inputs.hpp"
 #include "passes.hpp"
 #include "statistics.hpp"
@@ -24,6 +25,32 @@ struct TimedCall {
   double seconds() const { return quartiles(samples).median; }
   double rate() const { return flops / seconds(); }
 };
+
+// Time of x over time of y, and rate of x over rate of y: medians over the rounds in which both took their turns, so
+// that a slow moment of the machine cancels.
+inline double time_ratio(const TimedCall& x, const TimedCall& y) {
+  std::vector<double> ratios;
+  for (std::size_t round = 0; round < x.samples.size(); ++round) ratios.push_back(x.samples[round] / y.samples[round]);
+  return quartiles(ratios).median;
+}
+inline double rate_ratio(const TimedCall& x, const TimedCall& y) { return x.flops / y.flops / time_ratio(x, y); }
+
+// The FMA peak as a call that takes its turn with the others: 4 ms of it.
+inline TimedCall peak_call(int threads) {
+  const PeakKernel kernel = peak_kernel(csq::simd_name());
+  std::vector<float> starts;
+  for (int i = 0; i < 24; ++i) starts.push_back(1.0f + 0.01f * static_cast<float>(i));
+  const double peak = measure_fma_peak(csq::simd_name(), threads, 3) / threads;
+  const auto iterations = static_cast<long>(0.004 * peak / kernel.flops_per_iteration);
+  return {"FMA peak",
+          kernel.flops_per_iteration * static_cast<double>(iterations) * threads,
+          [=] {
+            csq::parallel_for(threads, threads, [&](Index, int) {
+              [[maybe_unused]] volatile float sink = kernel.loop(iterations, starts.data());
+            });
+          },
+          {}};
+}
 
 // `method` is direct or factored. Backward runs forward once, untimed.
 template <class M>
