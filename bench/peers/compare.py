@@ -270,7 +270,7 @@ def read_options():
     parser.add_argument("--peers", type=one_of("eigen", "onnxruntime", "torch"),
                         default=["eigen", "onnxruntime", "torch"])
     parser.add_argument("--rounds", type=whole, default=5)
-    parser.add_argument("--seconds", type=float, default=1, help="of each program at each case, all rounds together")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each program at each case, all rounds together")
     parser.add_argument("--csv", help="write the joined rows to this file")
     parser.add_argument("--json", help="write the joined rows to this file")
     return parser.parse_args()

@@ -11,8 +11,9 @@ namespace {
 
 std::function<void()> prepare(const peers::Case& the_case) {
   const auto arrays = std::make_shared<peers::Arrays>(the_case);
-  if (the_case.pass == peers::Pass::backward) return [arrays] { arrays->backward(); };
-  return [arrays] { arrays->forward(); };
+  if (the_case.pass == peers::Pass::forward) return [arrays] { arrays->forward(); };
+  arrays->backward();
+  return [arrays] { arrays->backward(); };
 }
 
 }  // namespace
