@@ -108,6 +108,9 @@ void pack(const PackBlock<T>& block) {
       elu_plus_one<T>(x);
       store<T>(block.rows + index, x);
     }
+    // φ(0) = 1, and columns past the dimension are zero.
+    for (Index token = 0; token < tokens; ++token)
+      for (Index column = dim; column < row_stride; ++column) block.rows[token * row_stride + column] = 0;
   }
   if (block.packed == nullptr) return;
   // Past the last token the packed rows must be zero; zero rows of the source make them so, up to a whole square.
