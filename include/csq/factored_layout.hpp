@@ -94,7 +94,9 @@ FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Proble
   result.heads = std::max<Index>(1, block_count(problem.key_heads(), std::max<Index>(1, groups_of_heads)));
   result.partial_rows = std::min(size, SummarySlice<T>::padded_rows(result.plan.chunk));
   const Index row_bytes = result.slices * group * (result.value_stride + 1) * static_cast<Index>(sizeof(T));
-  const Index tokens = std::clamp(partial_bytes / std::max<Index>(1, row_bytes), result.plan.chunk, superblock_tokens);
+  // Without a mask there are no partial rows, and longer superblocks mean fewer waits of one slice for another.
+  const Index fitting = problem.causal ? partial_bytes / std::max<Index>(1, row_bytes) : superblock_tokens;
+  const Index tokens = std::clamp(fitting, result.plan.chunk, superblock_tokens);
   result.superblock = std::max<Index>(1, std::min(tokens / result.plan.chunk, result.chunks));
   if (problem.causal)
     result.stored = std::max(std::min(result.plan.first_read, result.chunks),
