@@ -35,7 +35,8 @@ class CsvFile {
   void row(const Cells&... cells) {
     if (file_ == nullptr) return;
     std::string line;
-    ((line += (line.empty() ? "" : ",") + text(cells)), ...);
+    ((line += text(cells) + ","), ...);
+    line.pop_back();
     put(line);
   }
 
