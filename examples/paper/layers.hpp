@@ -8,6 +8,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <csq/csq.hpp>
@@ -128,8 +129,9 @@ constexpr std::size_t mills_terms = sizeof(T) == 4 ? 12 : 21;
 inline constexpr int mills_center = 4, mills_end = 14;
 
 // Coefficients of powers of t.
-template <std::size_t terms>
-std::array<long double, terms> mills_polynomial() {
+template <class T>
+std::array<T, mills_terms<T>> mills_polynomial() {
+  constexpr std::size_t terms = mills_terms<T>;
   constexpr long double pi = std::numbers::pi_v<long double>, count = terms;
   const long double low = -1, high = static_cast<long double>(mills_end - mills_center) / (mills_end + mills_center);
   std::array<long double, terms> node{}, value{};
@@ -146,28 +148,45 @@ std::array<long double, terms> mills_polynomial() {
     for (std::size_t p = terms; p-- > 0;) power[p] = (p > 0 ? power[p - 1] : 0) - node[i] * power[p];
     power[0] += value[i];
   }
-  return power;
+  std::array<T, terms> rounded{};
+  std::transform(power.begin(), power.end(), rounded.begin(), [](long double c) { return static_cast<T>(c); });
+  return rounded;
+}
+
+// One block of numbers, in registers.
+template <class T>
+using GeluBlock = Eigen::Array<T, 32, 1>;
+
+template <class T>
+void gelu_block(GeluBlock<T>& x, GeluBlock<T>& slope) {
+  static const std::array<T, mills_terms<T>> mills = mills_polynomial<T>();
+  constexpr T peak = static_cast<T>(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
+  const GeluBlock<T> density = peak * (x.square() * T(-0.5)).exp();
+  const GeluBlock<T> z = x.abs().min(T(mills_end));
+  const GeluBlock<T> t = (z - T(mills_center)) / (z + T(mills_center));
+  GeluBlock<T> ratio = GeluBlock<T>::Constant(mills.back());
+  for (std::size_t p = mills.size() - 1; p-- > 0;) ratio = ratio * t + mills[p];
+  const GeluBlock<T> tail = density * ratio;  // Φ(−|x|)
+  // Φ(x) = x > 0 ? 1 − tail : tail, without a comparison, which Eigen does not vectorise. Where |x| < 1e-30 the step is
+  // anything in [0, 1], and 1 − 2·tail is 0.
+  const GeluBlock<T> step = (x * T(1e30)).max(T(0)).min(T(1));
+  const GeluBlock<T> distribution = tail + step * (T(1) - T(2) * tail);
+  slope = distribution + x * density;
+  x *= distribution;
 }
 
 // x becomes y; slope = dy/dx = Φ(x) + x·φ(x), all that backward needs. `count` numbers each.
 template <class T>
 void gelu(T* x, T* slope, Index count) {
-  constexpr Index block = 64;  // stays in the first cache, no allocation
-  using Block = Eigen::Array<T, Eigen::Dynamic, 1, 0, block, 1>;
-  static const auto mills = mills_polynomial<mills_terms<T>>();
-  const T peak = static_cast<T>(1 / std::sqrt(2 * std::numbers::pi));
-  for (Index first = 0; first < count; first += block) {
-    const Index size = std::min(block, count - first);
-    Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>> in(x + first, size), out(slope + first, size);
-    const Block density = peak * (in.square() * T(-0.5)).exp();
-    const Block z = in.abs().min(T(mills_end));
-    const Block t = (z - T(mills_center)) / (z + T(mills_center));
-    Block ratio = Block::Constant(size, static_cast<T>(mills.back()));
-    for (std::size_t p = mills.size() - 1; p-- > 0;) ratio = ratio * t + static_cast<T>(mills[p]);
-    const Block tail = density * ratio;  // Φ(−|x|)
-    const Block distribution = (in > T(0)).select(T(1) - tail, tail);
-    out = distribution + in * density;
-    in *= distribution;
+  constexpr Index size = GeluBlock<T>::SizeAtCompileTime;
+  GeluBlock<T> in, out;
+  for (Index first = 0; first < count; first += size) {
+    const Index used = std::min(size, count - first);
+    if (used < size) in.setZero();
+    std::copy_n(x + first, used, in.data());
+    gelu_block<T>(in, out);
+    std::copy_n(in.data(), used, x + first);
+    std::copy_n(out.data(), used, slope + first);
   }
 }
 
