@@ -8,8 +8,7 @@
 //
 // Two experiments:
 //   recall     one head of d = 4, 8, 16, dᵥ = 16, P from D/4 to 4·D: accuracy against P/D
-//   head_size  a width of H·d = 64 in heads of d = dᵥ = 8, 16, 32, 64, P = 512 of 1024 keys, 64 values: accuracy
-//   against
+//   head_size  a width of H·d = 64 in heads of d = dᵥ = 8, 16, 32, 64, P = 512 of 1024 keys, 64 values: accuracy beside
 //              multiply-adds and measured time
 //
 // State: what a decoder keeps, in float: csq D·(dᵥ+1) numbers, squared d(d+1)/2·(dᵥ+1), linear d·(dᵥ+1) and softmax its
@@ -464,8 +463,9 @@ int main(int count, char** words) try {
         for (const double ratio : ratios) runs.push_back(recall_run(name, dim, ratio, training.rows));
         continue;
       }
-      csq::check(64 % dim == 0, "--dim: 64 is no multiple of ", dim);
-      csq::check(name != "linear_equal_state", "--mechanism: linear_equal_state belongs to --experiment recall");
+      if (64 % dim != 0) throw std::invalid_argument("--dim: 64 is no multiple of " + std::to_string(dim));
+      if (name == "linear_equal_state")
+        throw std::invalid_argument("--mechanism: linear_equal_state belongs to --experiment recall");
       runs.push_back(head_size_run(name, dim, training.rows));
     }
 
