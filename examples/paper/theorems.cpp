@@ -18,19 +18,19 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
-#include <random>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "csv.hpp"
+#include "layers.hpp"
 #include "npy.hpp"
 #include "pullback.hpp"
 
 namespace {
 
 using paper::Index;
-using paper::Matrix;
+using Matrix = paper::DoubleMatrix;
 
 struct Settings {
   std::uint64_t seed = 1;
@@ -40,18 +40,14 @@ struct Settings {
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Random matrices, the same with every standard library
+// Random matrices
 // ---------------------------------------------------------------------------------------------------------------------
 
 class Random {
  public:
-  explicit Random(std::uint64_t seed) : bits_(seed) {}
+  explicit Random(std::uint64_t seed) : stream_(paper::random_stream(seed, 0)) {}
 
-  double uniform() { return (static_cast<double>(bits_() >> 11) + 0.5) * 0x1p-53; }
-  double normal() {
-    const double radius = std::sqrt(-2 * std::log(uniform()));
-    return radius * std::cos(2 * std::numbers::pi * uniform());
-  }
+  double normal() { return paper::random_normal(stream_, counter_++); }
   Matrix normal(Index rows, Index columns) {
     Matrix matrix(rows, columns);
     for (Index i = 0; i < rows; ++i)
@@ -66,7 +62,7 @@ class Random {
   }
 
  private:
-  std::mt19937_64 bits_;
+  std::uint64_t stream_, counter_ = 0;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
