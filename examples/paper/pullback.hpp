@@ -3,9 +3,10 @@
 //   S = scale·X·M·Yᵀ + B      X [n, d], M [d, e], Y [m, e], B [n, m]      P = row map of S, one row at a time
 //
 //   3.1  pullback       ∂J/∂M = scale·Xᵀ·G·Y with G = ∂J/∂S, in a space of dimension rank(X)·rank(Y)
-//   4.1  Jacobian rank  rank D_M P = r(r − ε) for softmax, Y = X, r = rank(X), ε = 1 when the ones vector lies in
-//   col(X) 5.5  swap bound     sup‖o_exp − o_P‖ ≤ 4e^R·B_V·η for |s| ≤ R, |P − exp| ≤ η ≤ e^{−R}/2 there, B_V =
-//   max‖v_j‖ 6.8  no-go          L(2w² + 3) ≥ p for L degree-2 blocks of width w that reach p independent outputs
+//   4.1  Jacobian rank  rank D_M P = r(r − ε) for softmax and Y = X; r = rank(X), ε = 1 when col(X) holds the ones
+//                       vector
+//   5.5  swap bound     swap_bound.hpp
+//   6.8  no-go          L(2w² + 3) ≥ p for L degree-2 blocks of width w that reach p independent outputs
 //        surrogate      ‖Xᵀ(A_s − A_t)X‖²_F, the distillation's loss on two attention matrices
 //
 // The row map is the library's: P is its output for V = I, G what its backward pass makes of ∂J/∂P. Everything is in
