@@ -74,12 +74,13 @@ struct LossReport {
 template <class T>
 struct TrainingScratch {
   struct Shard {
+    std::size_t number = 0;  // which of the shards: for a caller that keeps more beside each
     Activations<T> activations;
     Matrix<T> dlogits;
     std::vector<T> gradient;
     LossReport report;
   };
-  static constexpr Index shard_count = 4;
+  static constexpr std::size_t shard_count = 4;
 
   std::array<Shard, shard_count> shards;
   std::vector<T> gradient;  // of the last accumulate_gradient
@@ -89,12 +90,13 @@ struct TrainingScratch {
 template <class T, class Task>
 LossReport for_each_chunk(const Batch& batch, TrainingScratch<T>& scratch, int threads, const Task& task) {
   constexpr Index tokens_per_chunk = 256;
-  constexpr Index shards = TrainingScratch<T>::shard_count;
+  constexpr auto shards = static_cast<Index>(TrainingScratch<T>::shard_count);
   Eigen::setNbThreads(1);  // threads take shards; a product split over threads would sum in another order
   const Index chunk = std::max<Index>(1, tokens_per_chunk / std::max<Index>(1, batch.length));
   const Index chunks = (batch.sequences + chunk - 1) / chunk;
   csq::parallel_for(shards, csq::usable_threads(threads), [&](Index s, int) {
     typename TrainingScratch<T>::Shard& shard = scratch.shards[static_cast<std::size_t>(s)];
+    shard.number = static_cast<std::size_t>(s);
     shard.report = {};
     for (Index at = chunks * s / shards; at < chunks * (s + 1) / shards; ++at)
       task(shard, Chunk{&batch, at * chunk, std::min(chunk, batch.sequences - at * chunk)});
@@ -177,6 +179,15 @@ LossReport evaluate(const Model<T>& model, const Batch& batch, TrainingScratch<T
   });
 }
 
+// Clips scratch.gradient and applies it; returns its norm before clipping.
+template <class T>
+double update_parameters(Model<T>& model, AdamW<T>& optimizer, TrainingScratch<T>& scratch, double rate,
+                         double largest_norm = 1) {
+  const double norm = clip_global_norm(scratch.gradient, largest_norm);
+  optimizer.update(model.parameters, scratch.gradient, rate);
+  return norm;
+}
+
 // One step of training: returns the loss before it and the gradient's norm before clipping.
 struct StepReport : LossReport {
   double gradient_norm = 0;
@@ -186,8 +197,7 @@ template <class T>
 StepReport train_step(Model<T>& model, AdamW<T>& optimizer, const Batch& batch, const Penalties& penalties, double rate,
                       TrainingScratch<T>& scratch, int threads, double largest_norm = 1) {
   StepReport report{loss_gradient(model, batch, penalties, scratch, threads), 0};
-  report.gradient_norm = clip_global_norm(scratch.gradient, largest_norm);
-  optimizer.update(model.parameters, scratch.gradient, rate);
+  report.gradient_norm = update_parameters(model, optimizer, scratch, rate, largest_norm);
   return report;
 }
 
