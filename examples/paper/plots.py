@@ -182,9 +182,12 @@ def depth(results, folder):
 
 
 def draw(results, folder):
+    missing = []
     for plot in (figure1, figure2, table2, cost, layer, capacity, depth):
         try:
             plot(results, folder)
         except Missing:
             plt.close("all")
-            print(f"plots.py: {plot.__name__}.svg needs runs that are not there")
+            missing.append(plot.__name__)
+    if missing:
+        print(f"plots.py: not drawn, for their runs are not there: {', '.join(missing)}")

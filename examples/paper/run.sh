@@ -49,7 +49,9 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-if [ -z "$jobs" ]; then jobs=$(nproc 2>/dev/null || echo 2); fi
+# nproc heeds OMP_NUM_THREADS, which says nothing about the machine.
+cores=$(unset OMP_NUM_THREADS && nproc 2>/dev/null || echo 2)
+if [ -z "$jobs" ]; then jobs=$cores; fi
 case $jobs in '' | *[!0-9]* | 0) fail "--jobs: '$jobs' is no number of jobs" ;; esac
 
 need_command python3 python3
@@ -82,7 +84,7 @@ if [ -z "$python" ]; then python=python3; fi
 if [ -z "$programs" ]; then
   build=$root/build/paper
   cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DCSQ_NATIVE=ON -DCSQ_BUILD_TESTS=OFF -DCSQ_BUILD_BENCH=OFF
-  cmake --build "$build" --target paper --parallel "$(nproc 2>/dev/null || echo 2)"
+  cmake --build "$build" --target paper --parallel "$cores"
   programs=$build/examples/paper
 fi
 
@@ -126,7 +128,7 @@ origin() {
     fi
   fi
   processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)
-  echo "# commit $commit, ${processor:-unknown processor}, $(nproc 2>/dev/null || echo '?') cores"
+  echo "# commit $commit, ${processor:-unknown processor}, $cores cores"
 }
 
 # run_job NAME PROGRAM OPTIONS…: the program's CSV appears under results once it is whole. Its exit status is heeded, but
