@@ -36,10 +36,8 @@ class Spread(NamedTuple):
     count: int
 
     def text(self, form="{:.3g}"):
-        middle = form.format(self.median)
-        if self.count == 1:
-            return middle
-        return f"{middle} ({form.format(self.low)} to {form.format(self.high)})"
+        middle, low, high = (form.format(value) for value in self[:3])
+        return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def number(text):
@@ -206,7 +204,7 @@ def rank_settings(results, mechanism):
 @claim(
     "Dimension",
     "paper, 4.4",
-    "The raw square (β = 0) meets the transversality condition, so its Jacobian attains r² at a generic M.",
+    "The raw square s² attains all r² dimensions (theorem 4.4, where its transversality condition holds).",
     "Holds if its rank is r² in every setting with ε = 0; fails if it is below r² in all of them.",
     "theorems",
     "r²",
@@ -512,7 +510,7 @@ def table3(results):
 
 @claim(
     "Retrieval",
-    "critics",
+    "paper",
     "Linear attention loses matching.",
     "Holds if the median accuracy of linear attention is at most .5 while softmax's is at least .95; fails if linear "
     "attention reaches .9.",
@@ -805,7 +803,7 @@ def recall(results, mechanism, dim, ratio, column="accuracy"):
 
 @claim(
     "Capacity",
-    "paper",
+    "asked here",
     "A degree-2 summary holds about D = (d+1)(d+2)/2 pairs where a linear one of the same d loses them.",
     "Holds if at D pairs CSQ's median accuracy is at least .9 and linear attention's at most .5, for d = 4, 8 and 16; "
     "fails if for one d linear attention comes within .05 of CSQ.",
@@ -820,7 +818,7 @@ def capacity(results):
 
 @claim(
     "Capacity",
-    "critics",
+    "asked here",
     "At equal state bytes, linear attention does as well as CSQ.",
     "Holds if at D pairs linear attention with as large a state comes within .05 of CSQ's median accuracy for d = 4, 8 "
     "and 16; fails if it is .2 or more below for all three.",
@@ -837,7 +835,7 @@ def equal_state(results):
 
 @claim(
     "Capacity",
-    "paper",
+    "asked here",
     "Where CSQ is the faster one (4·D pairs, 8·D tokens), it still recalls.",
     "Holds if at 4·D pairs CSQ's attention call takes less time than softmax's and its median accuracy is at least .9, "
     "for d = 4, 8 and 16; fails if the accuracy is at most .5 for all three.",
@@ -908,7 +906,7 @@ def depth_expresses(results):
 
 @claim(
     "Depth",
-    "paper",
+    "asked here",
     "They learn it: log₂ p degree-2 layers, trained.",
     "A depth solves when the median relative error of the best of CSQ, shifted and squared is at most .1. Holds if 2 "
     "layers solve p = 4 and 3 layers p = 8; fails if 4 layers solve neither.",
@@ -925,7 +923,7 @@ def depth_suffices(results):
 
 @claim(
     "Depth",
-    "paper",
+    "asked here",
     "Fewer layers do not, at equal parameters.",
     "Holds if neither 1 layer solves p = 4 nor 2 layers p = 8 (as above); fails if both do.",
     "depth_*",
@@ -960,7 +958,7 @@ def rank_ratio(results, above, below, quantity):
 
 @claim(
     "Real heads",
-    "paper",
+    "asked here",
     "exp takes attention beyond rank d.",
     "Holds if on the real heads, full attention, the numerical rank (1e-10) of exp(S) is at least twice that of S "
     "(median); fails if it is below 1.1 times.",
@@ -973,7 +971,7 @@ def exp_inflates(results):
 
 @claim(
     "Real heads",
-    "critics",
+    "asked here",
     "It is the normalisation of the rows that raises the rank.",
     "Holds if the numerical rank (1e-10) of exp(S) with rows that sum to 1 is at least 1.5 times that of exp(S) (median "
     "over real heads, full attention); fails if it is below 1.1 times.",
@@ -988,7 +986,7 @@ def normalisation_inflates(results):
 
 @claim(
     "Real heads",
-    "paper",
+    "asked here",
     "(S + β)² has rank at most D = (d+1)(d+2)/2, normalised or not.",
     "Holds if its numerical rank (1e-10) is at most D for every head, full attention, and equals D for the random heads "
     "of d = 16, where n = 512 > D = 153; fails if it exceeds D once.",
@@ -1026,7 +1024,7 @@ def csq_like_softmax(results):
 
 @claim(
     "Real heads",
-    "critics",
+    "asked here",
     "The factored form pays for its speed with precision.",
     "Holds if in float CSQ's factored output is more than 10 times as far from double's as its direct output, for one of "
     "the heads; fails if it is within 3 times for all.",
@@ -1039,7 +1037,7 @@ def factored_precision(results):
 
 
 NOT_TESTED = (
-    "random projections of the features (the paper's and its critics' way to a smaller D)",
+    "random projections of the features, and other ways to a smaller D",
     "matrix units: what the O(n·d³) form gains or loses on hardware that multiplies matrices in one instruction",
     "language modelling at any scale: the tasks here are synthetic and small",
     "processors other than the one named at the end, and more than one thread",

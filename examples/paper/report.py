@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 import claims
-from claims import NOT_RUN, Missing, Results, accuracy, retrieval, student, sweep, swapped
+from claims import NOT_RUN, Missing, Results, retrieval, student, swapped, sweep
 
 DASH = "–"
 
@@ -29,16 +29,14 @@ def cell(function, *arguments, **named):
         return NOT_RUN
 
 
-def spread_cell(results, rows_of, column, form="{:.3g}"):
-    """The spread of a column over the rows that a function finds; a dash where the column is empty."""
+def spread_cell(results, rows, column, form):
+    """The spread of a column over rows; a dash where it is empty, and how many have a number where not all do."""
     try:
-        rows = rows_of()
-    except Missing:
-        return NOT_RUN
-    try:
-        return results.spread(rows, column).text(form)
+        spread = results.spread(rows, column)
     except Missing:
         return DASH
+    seeds = len({row["seed"] for row in rows})
+    return spread.text(form) + (f", {spread.count} of {seeds} seeds" if spread.count < seeds else "")
 
 
 def plot_link(folder, name, text):
@@ -147,7 +145,7 @@ NAMES = {
 }
 
 
-def retrieval_cells(results, rows_of):
+def retrieval_cells(results, *which, **wanted):
     columns = (
         ("loss", "{:.4f}"),
         ("accuracy", "{:.3f}"),
@@ -157,10 +155,14 @@ def retrieval_cells(results, rows_of):
         ("gradient_norm", "{:.2g}"),
         ("seconds", "{:.0f}"),
     )
-    return [spread_cell(results, rows_of, column, form) for column, form in columns]
+    try:
+        rows = retrieval(results, *which, **wanted)
+    except Missing:
+        return ["0", *(NOT_RUN for _ in columns)]
+    return [len({row["seed"] for row in rows}), *(spread_cell(results, rows, column, form) for column, form in columns)]
 
 
-RETRIEVAL_HEADER = ("loss", "accuracy", "max\\|Z\\|", "Pr(\\|Z\\| > 4)", "steps to loss < .1", "last gradient", "seconds")
+RETRIEVAL_HEADER = ("seeds", "loss", "accuracy", "max\\|Z\\|", "Pr(\\|Z\\| > 4)", "steps to loss < .1", "last gradient", "seconds")
 
 
 def table3_section(results):
@@ -168,7 +170,7 @@ def table3_section(results):
     for mechanism, name in NAMES.items():
         paper = claims.PAPER_TABLE3.get(mechanism)
         paper = f"{paper[0]:g}, {paper[1]:.3f}, {paper[2]:g}" if paper else DASH
-        rows.append((name, paper, *retrieval_cells(results, lambda: retrieval(results, mechanism))))
+        rows.append((name, paper, *retrieval_cells(results, mechanism)))
     return [
         "## Table 3: key-value retrieval by mechanism",
         "",
@@ -184,7 +186,7 @@ def grid_section(results):
     for mechanism in ("softmax", "squared", "shifted", "linear"):
         for centering in ("none", "prefix"):
             name = NAMES[mechanism] + (" (that is CSQ)" if (mechanism, centering) == ("shifted", "prefix") else "")
-            rows.append((name, centering, *retrieval_cells(results, lambda: retrieval(results, mechanism, centering))))
+            rows.append((name, centering, *retrieval_cells(results, mechanism, centering)))
     lines = [
         "## Control: mechanism × centring",
         "",
@@ -198,7 +200,7 @@ def grid_section(results):
         (
             NAMES[mechanism],
             centering,
-            *retrieval_cells(results, lambda: retrieval(results, mechanism, centering, embedding_scale=0.02)),
+            *retrieval_cells(results, mechanism, centering, embedding_scale=0.02),
         )
         for mechanism, centering in (("softmax", "none"), ("softmax", "prefix"), ("csq", "prefix"))
     ]
