@@ -366,6 +366,13 @@ std::vector<Run> runs_of(const Command& command) {
 void define_options(CLI::App& app, Command& command) {
   Run& run = command.run;
   const auto whole = CLI::Range(1, 1000000);
+  const CLI::Validator positive(
+      [](std::string& text) {
+        double number = 0;
+        const bool good = CLI::detail::lexical_cast(text, number) && std::isfinite(number) && number > 0;
+        return good ? std::string() : "must be positive, not " + text;
+      },
+      "POSITIVE");
   app.add_option("--mechanism", run.mechanism,
                  "softmax, squared, shifted, csq, taylor, linear, or hybrid: csq in the lower half")
       ->check(CLI::IsMember({"softmax", "squared", "shifted", "csq", "taylor", "linear", "hybrid"}))
@@ -376,17 +383,17 @@ void define_options(CLI::App& app, Command& command) {
   app.add_option("--shift", run.shift, "of csq and shifted")->check(CLI::Number)->capture_default_str();
   app.add_option("--layers", run.layers, "layers")->check(CLI::Range(1, 64))->capture_default_str();
   app.add_option("--embedding-scale", run.embedding_scale, "standard deviation of embeddings at the start")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   auto* const steps =
       app.add_option("--steps", run.steps, "training steps; 200 for students")->check(whole)->capture_default_str();
-  app.add_option("--lr", run.rate, "learning rate")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--lr", run.rate, "learning rate")->check(positive)->capture_default_str();
   app.add_option("--batch", run.batch, "sequences a step")->check(whole)->capture_default_str();
   app.add_option("--bound-penalty", run.penalties.bound, "weight of L_b, summed over layers")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--radius", run.penalties.radius, "R of L_b and of the overflow")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   app.add_option("--rank-penalty", run.penalties.rank, "weight of L_r, summed over layers")
       ->check(CLI::NonNegativeNumber)
@@ -394,7 +401,9 @@ void define_options(CLI::App& app, Command& command) {
   app.add_option("--method", run.method, "auto, direct or factored")
       ->check(CLI::IsMember({"auto", "direct", "factored"}))
       ->capture_default_str();
-  app.add_option("--seed", run.seed, "seed of parameters and data")->capture_default_str();
+  app.add_option("--seed", run.seed, "seed of parameters and data")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_option("--threads", run.threads, "threads, 0: all")->check(CLI::Range(0, 1024))->capture_default_str();
   app.add_option("--csv", command.csv, "write the table there too");
   app.add_option("--save", command.save, "write the trained parameters there, .npy");
@@ -417,21 +426,25 @@ void define_options(CLI::App& app, Command& command) {
   });
 }
 
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
 // Combinations that mean nothing.
 void check_command(const Command& command) {
   const Run& run = command.run;
-  const bool linear = run.mechanism == "linear" && !command.table3;
-  csq::check(!linear || (run.penalties.bound == 0 && run.penalties.rank == 0),
-             "--mechanism linear: has no scores that a penalty could act on");
-  csq::check(run.shift == 1 || command.table3 || run.mechanism == "csq" || run.mechanism == "shifted" ||
-                 run.mechanism == "hybrid",
-             "--shift: ", run.mechanism, " has none");
-  csq::check(run.method != "factored" || command.table3 || run.mechanism != "softmax",
-             "--method factored: softmax has no factored form");
-  csq::check(command.save.empty() || (runs_of(command).size() == 1 && command.distill.empty() && !command.quick),
-             "--save: only with a single run");
-  csq::check(command.distill.empty() || (run.penalties.bound == 0 && run.penalties.rank == 0),
-             "--distill: the students have no penalties");
+  const bool penalised = run.penalties.bound != 0 || run.penalties.rank != 0;
+  for (const Run& each : runs_of(command)) {
+    const bool linear = each.mechanism == "linear";
+    require(!linear || !penalised, "--mechanism linear: has no scores that a penalty could act on");
+    require(each.shift == 1 || each.mechanism == "csq" || each.mechanism == "shifted" || each.mechanism == "hybrid",
+            "--shift: " + each.mechanism + " has none");
+    require(each.method != "factored" || each.mechanism != "softmax",
+            "--method factored: softmax has no factored form");
+  }
+  const bool single = runs_of(command).size() == 1 && command.distill.empty() && !command.quick;
+  require(command.save.empty() || single, "--save: only with a single run");
+  require(command.distill.empty() || !penalised, "--distill: the students have no penalties");
 }
 
 }  // namespace
