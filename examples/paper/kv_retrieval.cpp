@@ -390,19 +390,19 @@ void define_options(CLI::App& app, Command& command) {
   app.add_option("--lr", run.rate, "learning rate")->check(positive)->capture_default_str();
   app.add_option("--batch", run.batch, "sequences a step")->check(whole)->capture_default_str();
   app.add_option("--bound-penalty", run.penalties.bound, "weight of L_b, summed over layers")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--radius", run.penalties.radius, "R of L_b and of the overflow")
       ->check(positive)
       ->capture_default_str();
   app.add_option("--rank-penalty", run.penalties.rank, "weight of L_r, summed over layers")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--method", run.method, "auto, direct or factored")
       ->check(CLI::IsMember({"auto", "direct", "factored"}))
       ->capture_default_str();
   app.add_option("--seed", run.seed, "seed of parameters and data")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0, 1000000000))
       ->capture_default_str();
   app.add_option("--threads", run.threads, "threads, 0: all")->check(CLI::Range(0, 1024))->capture_default_str();
   app.add_option("--csv", command.csv, "write the table there too");
