@@ -4,8 +4,8 @@
 //             `--steps` steps, then until the last 10 batches, all of fresh sequences, are answered to 99.9 %, at most
 //             `--max-steps`
 //   R         the largest |s| of the teacher over layers and heads, on the evaluation sequences
-//   P         r² + 1e-12, r the Chebyshev series of e^{x/2} on [−R, R] cut after degree/2: degree 2, 8, 16, 24, 32;
-//             η = max |P − exp| there
+//   P         r² + 1e-12, r the Chebyshev series of e^{x/2} on [−R, R] cut after degree/2: degree 2, 8, 16, 24,
+//             32 as in the paper, and 48, so that the bound applies to a teacher with a larger R; η = max |P − exp| there
 //
 // Each kernel, and CSQ, replaces exp in every layer of the same teacher: accuracy, loss and the largest deviation of a
 // logit from the teacher's, before and after an equal number of fine-tuning steps on the same batches; softmax itself
@@ -213,7 +213,7 @@ struct Result {
   bool solved = false, bound_holds = true, bound_applied = false;
   double teacher_seconds = 0, seconds = 0, radius = 0, largest_value = 0;
   std::vector<Kernel> kernels;
-  std::vector<Row> rows;
+  std::vector<Row> rows{};
 };
 
 std::vector<Kernel> kernels_for(double radius, double largest_value, const std::vector<int>& degrees) {
@@ -399,7 +399,7 @@ bool quick(std::uint64_t seed) {
 int main(int count, char** words) try {
   CLI::App app("exp swapped for positive polynomials and for CSQ in a trained softmax transformer");
   Settings settings;
-  std::vector<int> degrees{2, 8, 16, 24, 32};
+  std::vector<int> degrees{2, 8, 16, 24, 32, 48};
   std::string csv_path;
   bool only_quick = false;
   const auto count_option = [&](const char* name, Index& value, const char* what) {
