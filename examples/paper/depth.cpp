@@ -278,9 +278,10 @@ paper::Mechanism mechanism_named(const std::string& name) {
   return csq::Softmax{};
 }
 
+// Rates .001, .003 and .01 were tried on csq and squared at p = 8: .01 left the smallest error at every depth.
 struct Training {
-  Index steps = 2000, sequences = 32;
-  double rate = 3e-3;
+  Index steps = 3000, sequences = 32;
+  double rate = 1e-2;
   std::uint64_t seed = 1;
 };
 

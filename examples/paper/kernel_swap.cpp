@@ -4,8 +4,8 @@
 //             `--steps` steps, then until the last 10 batches, all of fresh sequences, are answered to 99.9 %, at most
 //             `--max-steps`
 //   R         the largest |s| of the teacher over layers and heads, on the evaluation sequences
-//   P         r² + 1e-12, r the Chebyshev series of e^{x/2} on [−R, R] cut after degree/2: degree 2, 8, 16, 24,
-//             32 as in the paper, and 48, so that the bound applies to a teacher with a larger R; η = max |P − exp| there
+//   P         r² + 1e-12, r the Chebyshev series of e^{x/2} on [−R, R] cut after degree/2: degree 2; 8, 16,
+//             24, 32 as in the paper; 48 so that the bound applies to a larger R too. η = max |P − exp| there
 //
 // Each kernel, and CSQ, replaces exp in every layer of the same teacher: accuracy, loss and the largest deviation of a
 // logit from the teacher's, before and after an equal number of fine-tuning steps on the same batches; softmax itself
