@@ -1,0 +1,553 @@
+#!/usr/bin/env python3
+"""Writes RESULTS.md, and its plots where matplotlib is there, from the CSV files that run.sh left.
+
+    report.py [results [RESULTS.md]]
+
+Every number comes from the CSV files, every verdict from a rule in claims.py; what has not been run is said to be so.
+"""
+
+import pathlib
+import sys
+
+import claims
+from claims import NOT_RUN, Missing, Results, retrieval, student, swapped, sweep
+
+DASH = "–"
+
+
+def table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return lines + [""]
+
+
+def cell(function, *arguments, **named):
+    """What it returns, or that it was not run."""
+    try:
+        return function(*arguments, **named)
+    except Missing:
+        return NOT_RUN
+
+
+def spread_cell(results, rows, column, form):
+    """The spread of a column over rows; a dash where it is empty, and how many have a number where not all do."""
+    try:
+        spread = results.spread(rows, column)
+    except Missing:
+        return DASH
+    seeds = len({row["seed"] for row in rows})
+    return spread.text(form) + (f", {spread.count} of {seeds} seeds" if spread.count < seeds else "")
+
+
+def plot_link(folder, name, text):
+    """A picture, where it has been drawn."""
+    path = folder / f"{name}.svg"
+    return [f"![{text}]({path.parent.name}/{path.name})", ""] if path.exists() else []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Claims
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def claims_section(results):
+    judged = [(claim, *claim.judge(results)) for claim in claims.CLAIMS]
+    counts = [
+        sum(verdict == kind for _, _, verdict in judged) for kind in (claims.HOLDS, claims.FAILS, claims.UNDECIDED)
+    ]
+    lines = [
+        "## Claims",
+        "",
+        f"Of {len(judged)} claims {counts[0]} hold, {counts[1]} fail and {counts[2]} are undecided. A verdict follows "
+        "from its rule, below, which was written before the runs; what is neither, or has not been run, is undecided. "
+        "Numbers of several seeds are given as median (lowest to highest).",
+        "",
+    ]
+    rows = []
+    for index, (claim, ours, verdict) in enumerate(judged, 1):
+        test = "<br>".join(f"`{name}`" for name in claim.jobs.split())
+        rows.append((index, claim.topic, claim.who, claim.says, test, claim.paper, ours, f"**{verdict}**"))
+    lines += table(("", "about", "claimed by", "claim", "test", "the paper", "here", "verdict"), rows)
+    lines += ["A test's command is `sh examples/paper/run.sh --only 'TEST'` (`jobs.txt` holds its options).", ""]
+    lines += ["### Rules", ""]
+    lines += [f"{index}. {claim.rule}" for index, claim in enumerate(claims.CLAIMS, 1)]
+    return lines + [""]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The paper's tables and figures
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def swap_section(results, folder):
+    lines = [
+        "## Table 2: exp replaced at the same depth",
+        "",
+        "A softmax teacher, trained with the bound penalty; then another weight in every layer. The bound is that on an "
+        "attention layer's output (theorem 5.5).",
+        "",
+    ]
+    try:
+        teacher = results.select("kernel_swap", mechanism="softmax", stage="before")
+        radius, steps = results.spread(teacher, "radius"), results.spread(teacher, "teacher_steps")
+        solved = all(float(row["teacher_solved"]) == 1 for row in teacher)
+        lines += [
+            f"The teacher {'solved' if solved else 'did NOT solve'} the task, after {steps.text('{:.0f}')} steps; score "
+            f"radius R = {radius.text('{:.2f}')}.",
+            "",
+        ]
+    except Missing:
+        pass
+
+    def bound(mechanism):
+        rows = results.select("kernel_swap", mechanism=mechanism, stage="before")
+        if not all(float(row["bound_applicable"]) == 1 for row in rows):
+            return "not applicable"
+        return results.spread(rows, "bound").text("{:.1e}")
+
+    rows = []
+    for mechanism in ["softmax", *(f"polynomial_{degree}" for degree in claims.DEGREES), "csq"]:
+        degree = int(mechanism.split("_")[1]) if "_" in mechanism else None
+        paper = claims.PAPER_SWAP.get(degree)
+        rows.append(
+            (
+                f"degree {degree}" if degree else {"softmax": "exp itself", "csq": "CSQ"}[mechanism],
+                f"{paper[0]:g}, {paper[1]:.3f}" if paper else DASH,
+                *(
+                    cell(lambda: swapped(results, mechanism, stage, column).text(form))
+                    for stage in ("before", "after")
+                    for column, form in (("max_logit_deviation", "{:.2g}"), ("accuracy", "{:.3f}"))
+                ),
+                cell(lambda: swapped(results, mechanism, "before", "attention_deviation").text("{:.1e}")),
+                cell(bound, mechanism) if degree else DASH,
+            )
+        )
+    header = (
+        "weight",
+        "paper: largest logit deviation, accuracy",
+        "logit deviation",
+        "accuracy",
+        "after fine-tuning: logit deviation",
+        "accuracy",
+        "deviation of a layer's output",
+        "bound",
+    )
+    return lines + table(header, rows) + plot_link(folder, "table2", "Logit deviation against degree")
+
+
+NAMES = {
+    "softmax": "softmax",
+    "squared": "raw square",
+    "shifted": "shifted, β = 1",
+    "csq": "CSQ, β = 1",
+    "hybrid": "hybrid: CSQ in the lower 3 layers",
+    "linear": "linear",
+}
+
+
+def retrieval_cells(results, *which, **wanted):
+    columns = (
+        ("loss", "{:.4f}"),
+        ("accuracy", "{:.3f}"),
+        ("max_abs_z", "{:.1f}"),
+        ("overflow", "{:.4f}"),
+        ("steps_to_loss_0.1", "{:.0f}"),
+        ("gradient_norm", "{:.2g}"),
+        ("seconds", "{:.0f}"),
+    )
+    try:
+        rows = retrieval(results, *which, **wanted)
+    except Missing:
+        return ["0", *(NOT_RUN for _ in columns)]
+    return [len({row["seed"] for row in rows}), *(spread_cell(results, rows, column, form) for column, form in columns)]
+
+
+RETRIEVAL_HEADER = ("seeds", "loss", "accuracy", "max\\|Z\\|", "Pr(\\|Z\\| > 4)", "steps to loss < .1", "last gradient", "seconds")
+
+
+def table3_section(results):
+    rows = []
+    for mechanism, name in NAMES.items():
+        paper = claims.PAPER_TABLE3.get(mechanism)
+        paper = f"{paper[0]:g}, {paper[1]:.3f}, {paper[2]:g}" if paper else DASH
+        rows.append((name, paper, *retrieval_cells(results, mechanism)))
+    return [
+        "## Table 3: key-value retrieval by mechanism",
+        "",
+        "16 pairs, then 16 questions; 6 layers, 600 steps (the recipe in `kv_retrieval.cpp`). A dash: never, or no scores "
+        "to speak of.",
+        "",
+        *table(("mechanism", "paper: loss, accuracy, max\\|Z\\|", *RETRIEVAL_HEADER), rows),
+    ]
+
+
+def grid_section(results):
+    rows = []
+    for mechanism in ("softmax", "squared", "shifted", "linear"):
+        for centering in ("none", "prefix"):
+            name = NAMES[mechanism] + (" (that is CSQ)" if (mechanism, centering) == ("shifted", "prefix") else "")
+            rows.append((name, centering, *retrieval_cells(results, mechanism, centering)))
+    lines = [
+        "## Control: mechanism × centring",
+        "",
+        "What solves the task, the weight or the centring? The same recipe, centring as an option of every mechanism.",
+        "",
+        *table(("mechanism", "centring", *RETRIEVAL_HEADER), rows),
+        "The same with small embeddings, N(0, .02²):",
+        "",
+    ]
+    small = [
+        (
+            NAMES[mechanism],
+            centering,
+            *retrieval_cells(results, mechanism, centering, embedding_scale=0.02),
+        )
+        for mechanism, centering in (("softmax", "none"), ("softmax", "prefix"), ("csq", "prefix"))
+    ]
+    return lines + table(("mechanism", "centring", *RETRIEVAL_HEADER), small)
+
+
+def distillation_section(results):
+    rows = []
+    for losses, (loss, right, error) in claims.PAPER_DISTILLATION.items():
+        rows.append(
+            (
+                {"none": "labels alone", "kl": "KL", "pullback": "pullback", "both": "KL and pullback"}[losses],
+                f"{loss:g}, {right:.3f}, {error:g}",
+                *(
+                    cell(lambda: student(results, losses, column).text(form))
+                    for column, form in (("loss", "{:.4f}"), ("accuracy", "{:.3f}"), ("attention_error", "{:.3f}"))
+                ),
+            )
+        )
+    return [
+        "## Table 4: distillation of a softmax teacher into CSQ",
+        "",
+        "200 steps of the student.",
+        "",
+        *table(("losses", "paper: loss, accuracy, attention error", "loss", "accuracy", "attention error"), rows),
+    ]
+
+
+def sweep_section(results, folder, title, name, penalty, weights, paper, columns):
+    rows = []
+    for weight in weights:
+        theirs = paper[weight] if isinstance(paper[weight], tuple) else (paper[weight],)
+        rows.append(
+            (
+                f"{weight:g}",
+                ", ".join(f"{value:g}" for value in theirs),
+                *(cell(lambda: sweep(results, column, penalty, weight).text(form)) for column, form, _ in columns),
+            )
+        )
+    header = ("λ", f"paper: {', '.join(words for _, _, words in columns[: len(theirs)])}", *(w for _, _, w in columns))
+    return [f"## {title}", "", *table(header, rows), *plot_link(folder, name, title)]
+
+
+def bound_section(results, folder):
+    columns = (
+        ("max_abs_z", "{:.2f}", "max\\|Z\\|"),
+        ("overflow", "{:.4f}", "Pr(\\|Z\\| > 4)"),
+        ("accuracy", "{:.3f}", "accuracy"),
+        ("loss", "{:.4f}", "loss"),
+    )
+    title = "Figure 1: the bound penalty"
+    return sweep_section(
+        results, folder, title, "figure1", "bound_penalty", claims.BOUND_SWEEP, claims.PAPER_BOUND, columns
+    )
+
+
+def rank_section(results, folder):
+    columns = (
+        ("max_abs_z", "{:.1f}", "max\\|Z\\|"),
+        ("stable_rank_q", "{:.1f}", "stable rank of Qc"),
+        ("stable_rank_k", "{:.1f}", "of Kc"),
+        ("overflow_8", "{:.4f}", "Pr(\\|Z\\| > 8)"),
+        ("accuracy", "{:.3f}", "accuracy"),
+    )
+    title = "Figure 2: the rank penalty"
+    return sweep_section(
+        results, folder, title, "figure2", "rank_penalty", claims.RANK_SWEEP, claims.PAPER_RANK, columns
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What the paper has no table of
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def theorem_section(results):
+    lines = ["## The theorems", ""]
+    try:
+        rows = results.select("theorems")
+    except Missing:
+        return lines + [f"`theorems`: {NOT_RUN}.", ""]
+    shown = [row for row in rows if row["theorem"] in ("dimension", "4.1", "beyond 4.1", "5.5", "surrogate")]
+    lines += table(
+        ("theorem", "mechanism", "setting", "predicted", "measured", "verdict"),
+        [
+            (
+                row["theorem"],
+                row["mechanism"],
+                row["setting"],
+                ("≤ " if row["relation"] == "<=" else "") + f"{float(row['predicted']):.4g}",
+                f"{float(row['measured']):.4g}",
+                row["verdict"],
+            )
+            for row in shown
+        ],
+    )
+    times = {}
+    for row in rows:
+        if row["theorem"] == "cost":
+            times.setdefault(row["setting"], {})[row["mechanism"]] = row
+    lines += [
+        "The landscape is not the cost: rank of the Jacobian beside the milliseconds of one head's forward call, float, "
+        "one thread.",
+        "",
+    ]
+    lines += table(
+        ("setting", "rank, softmax", "rank, CSQ", "softmax", "CSQ direct", "CSQ factored"),
+        [
+            (
+                setting,
+                at["softmax"]["predicted"],
+                at["csq_factored"]["predicted"],
+                *(f"{float(at[name]['measured']):.4f}" for name in ("softmax", "csq_direct", "csq_factored")),
+            )
+            for setting, at in times.items()
+        ],
+    )
+    return lines
+
+
+def cost_section(results, folder):
+    lines = ["## Cost", "", "One thread, float, one head of d = dᵥ: the length from which factored CSQ stays faster.", ""]
+    try:
+        found = claims.crossovers(results)
+    except Missing:
+        return lines + [f"`cost`: {NOT_RUN}.", ""]
+    rows = [
+        (
+            dim,
+            "causal" if causal else "full",
+            step.replace("+", " and "),
+            f"{n:.0f}" if n else "not reached",
+            f"{n / dim**2:.2f}" if n else DASH,
+        )
+        for (dim, causal, step), n in sorted(found.items())
+    ]
+    lines += table(("d", "mask", "pass", "crossover, tokens", "of d²"), rows)
+    lines += plot_link(folder, "cost", "Time a token against the length")
+    try:
+        budget = claims.layer_budget(results)
+    except Missing:
+        return lines
+    lines += [
+        "A whole layer, forward: d_model = 4096, 32 causal heads of 128, in seconds of one thread. Projections and feed "
+        "forward at the measured rate of Eigen's product; attention is 32 times one head, and where marked * it is scaled "
+        "from the longest measured length by the exact number of multiply-adds. (One head of 4096 instead would cross over "
+        f"at (1 + 1/d)·(d + 1)(d + 2)/2 = {(1 + 1 / 4096) * 4097 * 4098 / 2 / 1e6:.1f} million tokens.)",
+        "",
+    ]
+    rows = []
+    for n, at in sorted(budget.items()):
+        seconds = {part: milliseconds / 1000 for part, (milliseconds, _) in at.items()}
+        rest = seconds["projections"] + seconds["feed_forward"]
+        mark = "" if at["softmax"][1] else "*"
+        rows.append(
+            (
+                f"{n // 1024}k",
+                f"{seconds['projections']:.2f}",
+                f"{seconds['feed_forward']:.2f}",
+                f"{seconds['softmax']:.2f}{mark}",
+                f"{seconds['csq']:.2f}{mark}",
+                f"{100 * seconds['softmax'] / (rest + seconds['softmax']):.0f}%",
+                f"{100 * seconds['csq'] / (rest + seconds['csq']):.0f}%",
+                f"{claims.layer_speed_up(at):.2f}",
+            )
+        )
+    header = (
+        "tokens",
+        "projections",
+        "feed forward",
+        "softmax",
+        "CSQ",
+        "softmax's share",
+        "CSQ's share",
+        "whole layer, times as fast with CSQ",
+    )
+    return lines + table(header, rows) + plot_link(folder, "layer", "A layer's budget against the length")
+
+
+RECALL_NAMES = ("softmax", "csq", "squared", "linear", "linear_equal_state")
+RATIOS = (0.25, 0.5, 1, 2, 4)
+
+
+def capacity_section(results, folder):
+    lines = [
+        "## Capacity",
+        "",
+        "Associative recall by one attention layer: accuracy at pairs/D, D = (d+1)(d+2)/2. `linear_equal_state` is linear "
+        "attention with a head size of D, so of CSQ's state. The last columns are at 4·D pairs, 8·D tokens.",
+        "",
+    ]
+    rows = []
+    for dim in claims.CAPACITY_DIMS:
+        for name in RECALL_NAMES:
+            at = lambda ratio, column, form: cell(lambda: claims.recall(results, name, dim, ratio, column).text(form))
+            rows.append(
+                (
+                    dim,
+                    name,
+                    *(at(ratio, "accuracy", "{:.3f}") for ratio in RATIOS),
+                    at(4, "state_bytes", "{:.0f}"),
+                    at(4, "attention_us", "{:.0f}"),
+                )
+            )
+    header = ("d", "mechanism", *(f"{ratio:g}" for ratio in RATIOS), "state, bytes", "attention call, µs")
+    lines += table(header, rows) + plot_link(folder, "capacity", "Accuracy against pairs/D")
+    lines += ["A width of 64 split into heads:", ""]
+    rows = []
+    for name in ("softmax", "csq", "squared", "linear"):
+        for dim in (8, 16, 32, 64):
+            at = lambda column, form: cell(lambda: claims.head_size(results, name, dim, column).text(form))
+            rows.append(
+                (name, f"{64 // dim} × {dim}", at("accuracy", "{:.3f}"), at("multiply_adds", "{:.3g}"), at("attention_us", "{:.0f}"))
+            )
+    return lines + table(("mechanism", "heads", "accuracy", "multiply-adds", "attention call, µs"), rows)
+
+
+def depth_section(results, folder):
+    lines = [
+        "## Depth",
+        "",
+        "Selection by the p-th power of the scores, by stacks of equal parameters: relative error on fresh sequences.",
+        "",
+    ]
+    rows = []
+    for power in (4, 8):
+        for name in ("chain", "squared", "shifted", "csq", "softmax"):
+            errors = [
+                cell(lambda: claims.depth_error(results, power, depth, name).text("{:.2g}")) for depth in (1, 2, 3, 4)
+            ]
+            rows.append((power, {4: 2, 8: 3}[power], "squared, by hand" if name == "chain" else name, *errors))
+    header = ("p", "log₂ p", "layers of", *(f"{depth} layer{'s' if depth > 1 else ''}" for depth in (1, 2, 3, 4)))
+    return lines + table(header, rows) + plot_link(folder, "depth", "Error against depth")
+
+
+def real_section(results):
+    lines = ["## Real heads", ""]
+    try:
+        results.select("real_heads")
+    except Missing:
+        return lines + [f"`real_heads`: {NOT_RUN}.", ""]
+    lines += [
+        "Heads of byte-level language models trained with softmax and with CSQ, first and last layer, beside normal random "
+        "heads. Singular values above 1e-10 and, in brackets, above 1e-3 of the largest:",
+        "",
+    ]
+
+    def grouped(experiment):
+        found = {}
+        for row in results.select("real_heads", experiment=experiment):
+            key = (row["data"], row["layer"], "causal" if row["causal"] == "1" else "full", row["tokens"], row["key_dim"])
+            at = found.setdefault((*key, row["features"]), {})
+            at.setdefault(row["subject"], {})[row["quantity"]] = float(row["value"])
+        return found
+
+    subjects = ("scores", "exp", "exp_normalised", "square", "square_normalised")
+    rows = [
+        (*key, *(f"{at[s]['rank_1e-10']:.0f} ({at[s]['rank_1e-3']:.0f})" for s in subjects))
+        for key, at in grouped("rank").items()
+    ]
+    header = ("model", "layer", "mask", "n", "d", "D", "S", "exp(S)", "rows of sum 1", "(S + 1)²", "rows of sum 1")
+    lines += table(header, rows)
+    lines += ["Each mechanism against softmax on the same q, k, v, causal:", ""]
+    rows = []
+    for key, at in grouped("likeness").items():
+        if key[2] != "causal":
+            continue
+        for name, values in at.items():
+            rows.append(
+                (
+                    *key[:2],
+                    name,
+                    f"{100 * values['strongest_key_agreement']:.0f}%",
+                    f"{values['output_cosine']:.3f}",
+                    f"{values['entropy']:.2f}",
+                    f"{values['normalizer_min']:.3g} to {values['normalizer_max']:.3g}",
+                )
+            )
+    header = ("model", "layer", "mechanism", "same strongest key", "cosine of outputs", "entropy, nats", "normaliser")
+    lines += table(header, rows)
+    lines += ["Relative error of float against double, worst over the heads and masks:", ""]
+    worst = {}
+    for row in results.select("real_heads", experiment="error"):
+        at = worst.setdefault(row["subject"], {})
+        at[row["quantity"]] = max(at.get(row["quantity"], 0), float(row["value"]))
+    rows = [
+        (name, *(f"{at[kind]:.1e}" if kind in at else DASH for kind in ("direct", "factored")))
+        for name, at in worst.items()
+    ]
+    return lines + table(("mechanism", "direct", "factored"), rows)
+
+
+def runs_section(results):
+    lines = ["## Runs", "", "Each CSV in `results` names the commit and the machine that made it.", ""]
+    by_origin = {}
+    for job, origin in results.origin.items():
+        by_origin.setdefault(origin or "unknown", []).append(f"`{job}`")
+    return lines + table(("commit and machine", "runs"), [(key, ", ".join(jobs)) for key, jobs in by_origin.items()])
+
+
+def report(results, folder):
+    lines = [
+        "# Is attention a d² problem?",
+        "",
+        "Written by `sh examples/paper/run.sh` from the runs in `results`; not to be edited. The paper is “The d² Pullback "
+        "Theorem: Why Attention is a d²-Dimensional Problem” (March 2026, anonymous).",
+        "",
+    ]
+    lines += claims_section(results)
+    lines += swap_section(results, folder)
+    lines += table3_section(results)
+    lines += grid_section(results)
+    lines += distillation_section(results)
+    lines += bound_section(results, folder)
+    lines += rank_section(results, folder)
+    lines += theorem_section(results)
+    lines += cost_section(results, folder)
+    lines += capacity_section(results, folder)
+    lines += depth_section(results, folder)
+    lines += real_section(results)
+    lines += ["## Not tested", "", *(f"- {what}" for what in claims.NOT_TESTED), ""]
+    lines += runs_section(results)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main():
+    arguments = sys.argv[1:]
+    if len(arguments) > 2 or any(argument.startswith("-") for argument in arguments):
+        print(__doc__.strip())
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    here = pathlib.Path(__file__).parent
+    folder = pathlib.Path(arguments[0]) if arguments else here / "results"
+    target = pathlib.Path(arguments[1]) if len(arguments) > 1 else here / "RESULTS.md"
+    if not folder.is_dir():
+        print(f"report.py: {folder}: no such folder", file=sys.stderr)
+        return 2
+    results = Results(folder)
+    try:
+        import plots
+
+        plots.draw(results, folder)
+    except ImportError:
+        print("report.py: matplotlib is not installed, so the plots stay as they are (apt-get install python3-matplotlib)")
+    target.write_text(report(results, folder), encoding="utf-8")
+    print(f"report.py: {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
