@@ -83,7 +83,8 @@ if [ -z "$python" ]; then python=python3; fi
 
 if [ -z "$programs" ]; then
   build=$root/build/paper
-  cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DCSQ_NATIVE=ON -DCSQ_BUILD_TESTS=OFF -DCSQ_BUILD_BENCH=OFF
+  cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DCSQ_NATIVE=ON -DCSQ_BUILD_PAPER=ON \
+    -DCSQ_BUILD_TESTS=OFF -DCSQ_BUILD_BENCH=OFF
   cmake --build "$build" --target paper --parallel "$cores"
   programs=$build/examples/paper
 fi
