@@ -271,7 +271,7 @@ int run(const Settings& settings, const char* program) {
               peaks.threads, peaks.one / 1e9, peaks.all / 1e9, peaks.threads);
   std::printf("read bandwidth, one thread:");
   nlohmann::json bandwidth;
-  for (const std::size_t megabytes : {1, 32, 256}) {
+  for (const std::size_t megabytes : {std::size_t{1}, std::size_t{32}, std::size_t{256}}) {
     const double rate = bench::read_bandwidth(megabytes << 20);
     bandwidth[std::to_string(megabytes) + " MB"] = rate / 1e9;
     std::printf("  %.0f GB/s from %zu MB", rate / 1e9, megabytes);
