@@ -726,7 +726,7 @@ def distillation(results):
 
 # --- replacing exp in a trained model ---------------------------------------------------------------------------------
 
-DEGREES = (2, 8, 16, 24, 32)
+DEGREES = (2, 8, 16, 24, 32, 48)
 PAPER_SWAP = {8: (11.7, 0.192), 16: (0.166, 1.000), 24: (4.3e-4, 1.000), 32: (7.4e-6, 1.000)}  # deviation, accuracy
 
 

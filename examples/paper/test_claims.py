@@ -140,6 +140,7 @@ def swaps():
         ("polynomial_16", 16, 1, 0.17),
         ("polynomial_24", 24, 1, 4e-4),
         ("polynomial_32", 32, 1, 7e-6),
+        ("polynomial_48", 48, 1, 1e-9),
         ("csq", 0, 0.1, 20),
     ):
         for stage in ("before", "after"):
