@@ -35,7 +35,7 @@ double loss(const NamedMechanism<M>& named, const Problem& p) {
 }
 
 // Inputs are multiples of 2^−12, so that they move by exactly this much.
-constexpr double step = 0x1p-18;
+constexpr double step = 0x1p-24;
 
 // (L(x + step) − L(x − step)) / (2·step), move(p, by) being what is moved.
 template <class M, class Move>
