@@ -133,6 +133,50 @@ TEST_CASE("attend: golden cases, both dtypes, every method") {
   }
 }
 
+// dq, dk, dv and, where the mechanism has a shift, dshift. Gradients that are zero in exact arithmetic are compared
+// absolutely: their reference is at most its own rounding.
+TEST_CASE("attend: golden gradients, both dtypes, every method") {
+  const TemporaryFolder folder;
+  const auto check_gradient = [&](const char* name, const Tensor& expected, double tolerance, const char* dtype) {
+    INFO(name);
+    const Tensor zero(expected.batch, expected.heads, expected.tokens, expected.dim);
+    const bool is_zero = distance(expected.values, zero.values) <= 1e-12;
+    check_file(folder.file(name), is_zero ? zero : expected, {expected.heads, expected.tokens, expected.dim}, tolerance,
+               dtype);
+  };
+  for (const golden::Case& c : cases_for_attend()) {
+    const golden::Gradients expected = golden::load_gradients(c);
+    for (const Words& mechanism : mechanism_words(c)) {
+      const bool has_shift = mechanism[1] == "csq" || mechanism[1] == "shifted";
+      for (const char* dtype : {"f32", "f64"})
+        for (const char* method : {"direct", "factored"}) {
+          if (std::string(method) == "factored" && !has_factored(mechanism)) continue;
+          INFO(c.name << ", " << mechanism[1] << ", " << dtype << ", " << method);
+          for (const char* name : {"dq", "dk", "dv", "dshift"}) std::filesystem::remove(folder.file(name));
+          const Words shift = has_shift ? Words{"--dshift", folder.file("dshift")} : Words{};
+          const Finished run =
+              run_attend(folder, mechanism + input_words(c.folder) + shift +
+                                     Words{"--out", folder.file("o"), "--dout", c.folder + "/do.npy", "--dq",
+                                           folder.file("dq"), "--dk", folder.file("dk"), "--dv", folder.file("dv"),
+                                           "--dtype", dtype, "--method", method, "--threads", "1"});
+          INFO(run.error);
+          REQUIRE(run.exit_code == 0);
+          const bool is_double = std::string(dtype) == "f64";
+          const double tolerance = is_double ? golden::tolerance<double>(c.name) : golden::tolerance<float>(c.name);
+          const char* written = is_double ? "<f8" : "<f4";
+          check_gradient("dq", expected.query, tolerance, written);
+          check_gradient("dk", expected.key, tolerance, written);
+          check_gradient("dv", expected.value, tolerance, written);
+          if (!has_shift) continue;
+          const double wanted = expected.shift.value(), limit = is_double ? 1e-7 : 10 * tolerance;
+          const npy::Array<double> dshift = npy::read<double>(folder.file("dshift"));
+          CHECK(dshift.shape == std::vector<Index>{1});
+          CHECK(std::abs(dshift.data.at(0) - wanted) <= (std::abs(wanted) <= 1e-12 ? 1e-6 : limit * std::abs(wanted)));
+        }
+    }
+  }
+}
+
 TEST_CASE("attend: chunks") {
   const TemporaryFolder folder;
   for (const golden::Case& c : cases_for_attend()) {
