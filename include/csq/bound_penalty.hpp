@@ -8,6 +8,8 @@
 // §8.
 #pragma once
 
+#include <cmath>
+
 #include "csq/score_problem.hpp"
 
 namespace csq {
@@ -83,7 +85,7 @@ BoundPenalty bound_statistics(const Problem<T>& problem, double radius, double p
     for (const BoundPenalty& part : parts) {
       result.value += part.value;
       result.overflow += part.overflow;
-      if (!(part.max_abs <= result.max_abs)) result.max_abs = part.max_abs;
+      if (part.max_abs > result.max_abs || std::isnan(part.max_abs)) result.max_abs = part.max_abs;  // NaN stays
     }
   }
   if (pairs > 0) {

@@ -20,27 +20,45 @@ namespace csq {
 // Every size and stride of the library, in elements.
 using Index = std::int64_t;
 
-inline void append_to_message(std::string& message, std::string_view text) { message += text; }
-template <std::integral Number>
-void append_to_message(std::string& message, Number number) {
-  message += std::to_string(number);
-}
-inline void append_to_message(std::string& message, double number) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.6g", number);
-  message += text;
-}
+// A piece of a message: text or a number.
+struct MessagePart {
+  enum class Kind { text, integer, real };
+
+  Kind kind;
+  std::string_view text{};
+  Index integer = 0;
+  double real = 0;
+
+  MessagePart(std::string_view value) : kind(Kind::text), text(value) {}
+  MessagePart(const char* value) : kind(Kind::text), text(value) {}
+  template <std::integral Number>
+  MessagePart(Number value) : kind(Kind::integer), integer(static_cast<Index>(value)) {}
+  MessagePart(double value) : kind(Kind::real), real(value) {}
+};
 
 // Throws std::invalid_argument("csq: " + parts).
-template <class... Parts>
-[[noreturn]] void fail(const Parts&... parts) {
+[[noreturn]] inline void throw_invalid_argument(const MessagePart* parts, std::size_t count) {
   std::string message = "csq: ";
-  (append_to_message(message, parts), ...);
+  for (std::size_t i = 0; i < count; ++i) {
+    char number[32] = "";
+    if (parts[i].kind == MessagePart::Kind::integer)
+      std::snprintf(number, sizeof number, "%lld", static_cast<long long>(parts[i].integer));
+    if (parts[i].kind == MessagePart::Kind::real) std::snprintf(number, sizeof number, "%.6g", parts[i].real);
+    message.append(parts[i].text).append(number);
+  }
   throw std::invalid_argument(message);
 }
 
+// The same. By value, so that text of any length is one type, and out of line: there are many checks, and a program
+// that includes csq compiles all of them.
 template <class... Parts>
-void check(bool condition, const Parts&... parts) {
+[[noreturn]] __attribute__((noinline, cold)) void fail(Parts... parts) {
+  const MessagePart list[] = {parts...};
+  throw_invalid_argument(list, sizeof...(parts));
+}
+
+template <class... Parts>
+void check(bool condition, Parts... parts) {
   if (!condition) fail(parts...);
 }
 

@@ -1,6 +1,7 @@
 // An unbiased estimate of the bound penalty and its gradients from r random visible keys per query, O(n·r·d).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "csq/bound_penalty.hpp"
@@ -69,7 +70,7 @@ requires SameScalar<Q, K, T, T> BoundPenalty sampled_bound_penalty(Heads<Q> q, H
           const T* key = keys.data() + j * stride;
           double score = 0;
           for (Index a = 0; a < dim; ++a) score += static_cast<double>(query[a]) * static_cast<double>(key[a]);
-          part.max_abs = std::max(part.max_abs, std::abs(score));
+          if (std::abs(score) > part.max_abs || std::isnan(score)) part.max_abs = std::abs(score);  // NaN stays
           const double excess = std::abs(score) - radius;
           if (excess <= 0) continue;
           part.value += share * excess * excess;
@@ -90,7 +91,7 @@ requires SameScalar<Q, K, T, T> BoundPenalty sampled_bound_penalty(Heads<Q> q, H
   for (const BoundPenalty& part : parts) {
     result.value += part.value;
     result.overflow += part.overflow;
-    result.max_abs = std::max(result.max_abs, part.max_abs);
+    if (part.max_abs > result.max_abs || std::isnan(part.max_abs)) result.max_abs = part.max_abs;
   }
   add_scaled(query_gradient, 1, dq);
   add_scaled(key_gradient, 1, dk);

@@ -46,15 +46,19 @@ class ScratchLayout {
 
   template <class T>
   T* take(Index count) {
-    const Index bytes = checked_product(count, static_cast<Index>(sizeof(T)), "workspace");
-    const std::size_t offset = used_;
-    used_ += (static_cast<std::size_t>(bytes) + cache_line - 1) / cache_line * cache_line;
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + offset);
+    return static_cast<T*>(take_bytes(count, static_cast<Index>(sizeof(T))));
   }
 
   std::size_t bytes() const { return used_; }
 
  private:
+  __attribute__((noinline)) void* take_bytes(Index count, Index size) {
+    const Index bytes = checked_product(count, size, "workspace");
+    const std::size_t offset = used_;
+    used_ += (static_cast<std::size_t>(bytes) + cache_line - 1) / cache_line * cache_line;
+    return base_ == nullptr ? nullptr : base_ + offset;
+  }
+
   std::byte* base_ = nullptr;
   std::size_t used_ = 0;
 };

@@ -161,10 +161,10 @@ CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane) {
       polynomial_weights<T, Masked, QuadraticWeight<T>>(block, lane);
       break;
     case Kind::power_series:
-      polynomial_weights<T, Masked, PowerSeriesWeight<T>>(block, lane);
+      polynomial_weights<T, true, PowerSeriesWeight<T>>(block, lane);
       break;
     case Kind::chebyshev_square:
-      polynomial_weights<T, Masked, ChebyshevSquareWeight<T>>(block, lane);
+      polynomial_weights<T, true, ChebyshevSquareWeight<T>>(block, lane);
       break;
     case Kind::bound:
       break;
@@ -194,7 +194,7 @@ void direct(const DirectBlock<T>& block) {
     const Index lane = done * lanes<T>;
     product<T, true>(block.keys, width, block.dim, block.key, block.query + lane, stride, block.weights + lane, stride,
                      false);
-    for (Index v = 0; v < width; ++v) {
+    for (Index v = 0; v < width && done + v < vectors; ++v) {
       const Index column = lane + v * lanes<T>;
       const bool any = masked ? weights_of_lanes<T, true>(block, column) : weights_of_lanes<T, false>(block, column);
       scaled = scaled || any;

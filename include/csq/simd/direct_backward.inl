@@ -177,9 +177,9 @@ CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, I
     case Kind::quadratic:
       return backward_weights<T, Masked, QuadraticSlope<T>>(block, lane);
     case Kind::power_series:
-      return backward_weights<T, Masked, PowerSeriesSlope<T>>(block, lane);
+      return backward_weights<T, true, PowerSeriesSlope<T>>(block, lane);
     case Kind::chebyshev_square:
-      return backward_weights<T, Masked, ChebyshevSquareSlope<T>>(block, lane);
+      return backward_weights<T, true, ChebyshevSquareSlope<T>>(block, lane);
     case Kind::bound:
       return backward_weights<T, Masked, BoundSlope<T>>(block, lane);
   }
@@ -199,7 +199,7 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
                      stride, false);
     product<T, true>(block.keys, width, block.value_dim, block.value, block.gradient + lane, stride,
                      block.slopes + lane, stride, false);
-    for (Index v = 0; v < width; ++v) {
+    for (Index v = 0; v < width && done + v < vectors; ++v) {
       if (pairs.all())
         backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>);
       else
@@ -225,7 +225,7 @@ void score_statistics(const ScoreStatistics<T>& block) {
     for (Index query = unseen > 0 ? unseen : 0; query < block.queries; ++query) {
       const double score = static_cast<double>(block.scores[key * stride + query]);
       const double size = score < 0 ? -score : score;
-      if (!(size <= *block.largest)) *block.largest = size;
+      if (size > *block.largest || size != size) *block.largest = size;  // NaN stays
       if (!(size <= block.radius)) {
         *block.excess += (size - block.radius) * (size - block.radius);
         *block.beyond += 1;

@@ -44,8 +44,8 @@ void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_st
     // The shared depth: keys that the first query sees; queries that see the last key.
     const Index from = DepthMajor ? 0 : pairs.first_query_of(last - 1);
     const Index to = DepthMajor ? pairs.keys_of(first) : pairs.queries;
-    tile<T, height, Columns, DepthMajor>(to - from, a + first * row_step + from * depth_step, b + from * b_stride,
-                                         b_stride, c + first * c_stride, c_stride, true);
+    strip<T, Columns, DepthMajor>(height, to - from, a + first * row_step + from * depth_step, b + from * b_stride,
+                                  b_stride, c + first * c_stride, c_stride, true);
     for (Index row = first; row < last; ++row) {
       const Index begin = DepthMajor ? to : pairs.first_query_of(row);
       const Index end = DepthMajor ? pairs.keys_of(row) : from;
@@ -58,8 +58,8 @@ void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_st
 
 // C += Aᵀ·B over visible pairs only, for any number of column vectors.
 template <class T, bool DepthMajor>
-CSQ_INLINE void visible_product(const VisiblePairs& pairs, Index vectors, const T* a, const T* b, Index b_stride, T* c,
-                                Index c_stride) {
+__attribute__((noinline)) void visible_product(const VisiblePairs& pairs, Index vectors, const T* a, const T* b,
+                                               Index b_stride, T* c, Index c_stride) {
   if (pairs.all()) {
     product<T, DepthMajor>(DepthMajor ? pairs.queries : pairs.keys, vectors, DepthMajor ? pairs.keys : pairs.queries, a,
                            b, b_stride, c, c_stride, true);
@@ -72,9 +72,9 @@ CSQ_INLINE void visible_product(const VisiblePairs& pairs, Index vectors, const 
     if constexpr (widest_tile >= 4) {
       if (width == 4) visible_strip<T, 4, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
       if (width == 3) visible_strip<T, 3, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
+      if (width == 1) visible_strip<T, 1, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
     }
     if (width == 2) visible_strip<T, 2, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
-    if (width == 1) visible_strip<T, 1, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
     done += width;
   }
 }

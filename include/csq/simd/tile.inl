@@ -41,34 +41,34 @@ CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, 
 template <int Columns>
 constexpr int tile_rows = accumulator_vectors / Columns;
 
-// Widths that cover `vectors` columns: threes where they divide, so that 9 is 3+3+3 rather than 4+4+1.
+// Widths that cover `vectors` columns: threes where they divide, so that 9 is 3+3+3 rather than 4+4+1. With few
+// registers pairs alone, the last one past the end where their number is odd: values and packed tokens are padded to
+// whole pairs.
 CSQ_INLINE Index next_width(Index vectors) {
   if constexpr (widest_tile >= 4) {
     if (vectors % 3 == 0) return 3;
     return vectors < 4 ? vectors : 4;
   } else {
-    return vectors < widest_tile ? vectors : widest_tile;
+    return 2;
   }
 }
 
 // C[rows][columns] (+)= Aᵀ·B for one strip of columns. Rows are rounded up to the tile's, so A and C must be padded.
+// (A tile of half the height for the last rows gained nothing measurable, and cost a second of compile time.)
 template <class T, int Columns, bool DepthMajor>
-void strip(Index rows, Index depth, const T* a, const T* b, Index b_stride, T* c, Index c_stride, bool accumulate) {
+__attribute__((noinline)) void strip(Index rows, Index depth, const T* a, const T* b, Index b_stride, T* c,
+                                     Index c_stride, bool accumulate) {
   constexpr int height = tile_rows<Columns>;
   constexpr Index a_step = DepthMajor ? 1 : block_tokens<T>;
-  Index row = 0;
-  for (; row + height / 2 < rows; row += height)
+  for (Index row = 0; row < rows; row += height)
     tile<T, height, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride,
                                          accumulate);
-  if (row < rows)
-    tile<T, height / 2, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride,
-                                             accumulate);
 }
 
 // The same for any number of column vectors.
 template <class T, bool DepthMajor>
-CSQ_INLINE void product(Index rows, Index vectors, Index depth, const T* a, const T* b, Index b_stride, T* c,
-                        Index c_stride, bool accumulate) {
+__attribute__((noinline)) void product(Index rows, Index vectors, Index depth, const T* a, const T* b, Index b_stride,
+                                       T* c, Index c_stride, bool accumulate) {
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const T* b_strip = b + done * lanes<T>;
@@ -76,9 +76,9 @@ CSQ_INLINE void product(Index rows, Index vectors, Index depth, const T* a, cons
     if constexpr (widest_tile >= 4) {
       if (width == 4) strip<T, 4, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
       if (width == 3) strip<T, 3, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
+      if (width == 1) strip<T, 1, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
     }
     if (width == 2) strip<T, 2, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
-    if (width == 1) strip<T, 1, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
     done += width;
   }
 }
