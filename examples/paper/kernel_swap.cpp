@@ -14,6 +14,7 @@
 // measured is in double. Source: "The d² Pullback Theorem" (2026), §5 and §10.
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <deque>
 #include <exception>
@@ -127,9 +128,9 @@ struct Measurement {
   csq::Matrix<double> logits{};  // of the questions, [sequences·pairs, V]
 };
 
-// Numbers that are not finite win: a NaN must not look small.
+// NaN wins and stays: it must not look small.
 void take_larger(double& largest, double candidate) {
-  if (!(candidate <= largest)) largest = candidate;
+  if (candidate > largest || std::isnan(candidate)) largest = candidate;
 }
 
 Measurement measure(const Model<double>& model, const Batch& batch, Index pairs) {
@@ -150,7 +151,7 @@ Measurement measure(const Model<double>& model, const Batch& batch, Index pairs)
                     qkv.middleCols((2 * a.shape.heads + head) * a.shape.head_dim, a.shape.head_dim)
                         .rowwise()
                         .norm()
-                        .maxCoeff());
+                        .maxCoeff<Eigen::PropagateNaN>());
     }
   });
   result.loss = report.loss;
@@ -175,8 +176,10 @@ std::vector<double> attention_deviations(const Model<double>& teacher, const std
                          a.workspace);
         out -= a.layers[layer].attended;
         for (Index head = 0; head < a.shape.heads; ++head)
-          take_larger(largest[which],
-                      out.middleCols(head * a.shape.head_dim, a.shape.head_dim).rowwise().norm().maxCoeff());
+          take_larger(largest[which], out.middleCols(head * a.shape.head_dim, a.shape.head_dim)
+                                          .rowwise()
+                                          .norm()
+                                          .maxCoeff<Eigen::PropagateNaN>());
       }
   });
   return largest;

@@ -2,7 +2,8 @@
 //
 //   data     bench/data/byte_lm_softmax_{q,k,v}.npy [2, 2048, 64] and examples/paper/data/byte_lm_csq_{q,k,v}.npy
 //            [2, 512, 64]: first and last layer of two byte-level models, trained with softmax and with CSQ
-//            (float16; the CSQ heads are cut to their first 512 tokens), beside normal random heads of d = 16
+//            (float16; the CSQ heads are cut to their first 512 tokens), beside normal random heads of d = 16; for the
+//            ranks also the real heads' first 16 dimensions (softmax_16, csq_16), as D of d = 64 is beyond n
 //   rank     singular values of the n×n matrices, in double, above 1e-10 and above 1e-3 of the largest:
 //            S = q·kᵀ/√d, exp(S), exp(S) with rows that sum to 1, (S + 1)², and that with rows that sum to 1; for a
 //            causal mask what it hides is 0
@@ -76,6 +77,11 @@ Head first_tokens(const Head& head, Index tokens) {
   return {head.name, head.layer, head.q.topRows(tokens), head.k.topRows(tokens), head.v.topRows(tokens)};
 }
 
+Head first_dimensions(const Head& head, Index dim) {
+  return {head.name + "_" + std::to_string(dim), head.layer, head.q.leftCols(dim), head.k.leftCols(dim),
+          head.v.leftCols(dim)};
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // What is measured, as rows of the CSV
 // ---------------------------------------------------------------------------------------------------------------------
@@ -147,7 +153,7 @@ void measure_ranks(const Head& head, bool causal, Report& report) {
   add("exp_normalised", of_softmax);
   add("square", of_square);
   add("square_normalised", of_quadratic);
-  std::printf("%-8s %-5s %-6s %5ld %3ld %5ld", head.name.c_str(), head.layer.c_str(), causal ? "causal" : "full",
+  std::printf("%-10s %-5s %-6s %5ld %3ld %5ld", head.name.c_str(), head.layer.c_str(), causal ? "causal" : "full",
               static_cast<long>(head.q.rows()), static_cast<long>(head.q.cols()),
               static_cast<long>(csq::feature_count(head.q.cols())));
   for (const Ranks& ranks : {of_scores, of_exponential, of_softmax, of_square, of_quadratic})
@@ -256,11 +262,14 @@ void run(const Settings& settings) {
   std::vector<Head> heads = read_heads("softmax", stem("../../bench/data", "softmax"));
   for (Head& head : read_heads("csq", stem("data", "csq"))) heads.push_back(std::move(head));
   heads.push_back(random_head(512, 16, settings.seed));
+  std::vector<Head> rank_heads = heads;
+  for (const Head& head : heads)
+    if (head.q.cols() > 16) rank_heads.push_back(first_dimensions(head, 16));
   const Index tokens = settings.quick ? std::min<Index>(settings.tokens, 192) : settings.tokens;
 
   Report report(settings.csv);
-  const auto measure = [&](const char* what, Index limit, const auto& each) {
-    for (const Head& whole : heads) {
+  const auto measure = [&](const char* what, const std::vector<Head>& of, Index limit, const auto& each) {
+    for (const Head& whole : of) {
       std::fprintf(stderr, "real_heads: %s, %s, layer %s\n", what, whole.name.c_str(), whole.layer.c_str());
       const Head head = first_tokens(whole, std::min(limit, whole.q.rows()));
       for (const bool causal : {false, true}) {
@@ -270,16 +279,16 @@ void run(const Settings& settings) {
     }
   };
   std::printf("Singular values above 1e-10 and 1e-3 of the largest\n");
-  std::printf("%-8s %-5s %-6s %5s %3s %5s   %9s   %9s   %9s   %9s   %9s\n", "model", "layer", "mask", "n", "d", "D",
+  std::printf("%-10s %-5s %-6s %5s %3s %5s   %9s   %9s   %9s   %9s   %9s\n", "model", "layer", "mask", "n", "d", "D",
               "S", "exp(S)", "rows of 1", "(S+1)^2", "rows of 1");
-  measure("rank", tokens, measure_ranks);
+  measure("rank", rank_heads, tokens, measure_ranks);
   std::printf("\nAgainst softmax on the same q, k, v\n");
   std::printf("%-8s %-5s %-6s %5s  %-8s  %8s %8s %8s   %s\n", "model", "layer", "mask", "n", "", "same key", "cosine",
               "entropy", "normaliser");
-  measure("likeness to softmax", tokens, measure_likeness);
+  measure("likeness to softmax", heads, tokens, measure_likeness);
   std::printf("\nRelative error of float against double\n");
   std::printf("%-8s %-5s %-6s %5s  %-8s  %9s  %9s\n", "model", "layer", "mask", "n", "", "direct", "factored");
-  measure("rounding", settings.quick ? tokens : 2048, measure_error);
+  measure("rounding", heads, settings.quick ? tokens : 2048, measure_error);
   report.finish();
 }
 

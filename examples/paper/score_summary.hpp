@@ -5,6 +5,7 @@
 #pragma once
 
 #include <Eigen/Eigenvalues>
+#include <cmath>
 
 #include "training.hpp"
 
@@ -20,7 +21,7 @@ struct ScoreSummary {
   void add(const ScoreSummary& more) {
     if (more.weight == 0) return;
     const double mine = weight / (weight + more.weight), theirs = more.weight / (weight + more.weight);
-    if (!(more.max_abs <= max_abs)) max_abs = more.max_abs;
+    if (more.max_abs > max_abs || std::isnan(more.max_abs)) max_abs = more.max_abs;
     for (std::size_t r = 0; r < overflow.size(); ++r) overflow[r] = mine * overflow[r] + theirs * more.overflow[r];
     query_rank = mine * query_rank + theirs * more.query_rank;
     key_rank = mine * key_rank + theirs * more.key_rank;
@@ -51,7 +52,7 @@ inline double stable_rank(const Matrix<double>& x) {
   const Eigen::MatrixXd gram = x.transpose() * x;
   const double largest =
       Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd>(gram, Eigen::EigenvaluesOnly).eigenvalues().maxCoeff();
-  return largest > 0 ? gram.trace() / largest : 0;
+  return largest == 0 ? 0 : gram.trace() / largest;  // NaN where the scores are
 }
 
 // All layers of one chunk that have scores: Linear has none.

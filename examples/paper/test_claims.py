@@ -126,6 +126,7 @@ def distillations():
             "mechanism": "csq",
             "losses": losses,
             "seed": 1,
+            "teacher_accuracy": 1,
             "loss": loss,
             "accuracy": right,
             "attention_error": error,
@@ -202,7 +203,7 @@ def depths():
     for power, needed in ((4, 2), (8, 3)):
         for mechanism in ("chain", "csq", "shifted", "squared", "softmax"):
             for depth in (1, 2, 3, 4):
-                solved = {"chain": 1e-13}.get(mechanism, 0.05)
+                solved = {"chain": 1e-13}.get(mechanism, 0.01)
                 yield {
                     "program": "depth",
                     "mechanism": mechanism,
@@ -215,7 +216,7 @@ def depths():
 
 def real_heads():
     def row(experiment, data, causal, subject, quantity, value):
-        dim, features = (16, 153) if data == "random" else (64, 2145)
+        dim, features = (64, 2145) if data == "softmax" else (16, 153)
         return {
             "program": "real_heads",
             "experiment": experiment,
@@ -231,7 +232,11 @@ def real_heads():
         }
 
     subjects = ("scores", "exp", "exp_normalised", "square", "square_normalised")
-    for data, ranks in (("softmax", (64, 512, 512, 512, 512)), ("random", (16, 512, 512, 153, 153))):
+    for data, ranks in (
+        ("softmax", (64, 512, 512, 512, 512)),
+        ("softmax_16", (16, 512, 512, 150, 150)),
+        ("random", (16, 512, 512, 153, 153)),
+    ):
         for subject, rank in zip(subjects, ranks):
             for quantity in ("rank_1e-10", "rank_1e-3"):
                 yield row("rank", data, 0, subject, quantity, rank)
@@ -363,7 +368,10 @@ CHANGES = [
     ("rank_penalty_price", FAILS, [({"rank_penalty": 3e-4}, {"max_abs_z": 10})]),
     ("distillation", FAILS, [({"losses": "pullback"}, {"accuracy": 0.5})]),
     ("distillation", UNDECIDED, [({"losses": "pullback"}, {"attention_error": 0.8})]),
+    ("distillation", UNDECIDED, [({"losses": "none"}, {"teacher_accuracy": 0.9})]),
+    ("distillation", FAILS, [({"losses": "pullback"}, {"accuracy": "nan", "loss": "nan"})]),
     ("same_depth_swap", FAILS, [({"mechanism": "polynomial_32"}, {"accuracy": 0.9})]),
+    ("same_depth_swap", UNDECIDED, [({"program": "kernel_swap"}, {"accuracy": 0.9})]),
     ("csq_drop_in", HOLDS, [({"program": "kernel_swap", "mechanism": "csq"}, {"accuracy": 0.97})]),
     ("csq_fine_tuned", FAILS, [({"program": "kernel_swap", "mechanism": "csq"}, {"accuracy": 0.4})]),
     ("capacity", FAILS, [({**RECALL, "mechanism": "linear", "head_size": 8}, {"accuracy": 0.93})]),
@@ -377,6 +385,7 @@ CHANGES = [
     ("exp_inflates", FAILS, [({**REAL, "subject": "exp"}, {"value": 64})]),
     ("normalisation_inflates", HOLDS, [({**REAL, "subject": "exp"}, {"value": 64})]),
     ("square_rank_bound", FAILS, [({"data": "random", "subject": "square"}, {"value": 154})]),
+    ("square_rank_bound", FAILS, [({"data": "softmax_16", "subject": "square_normalised"}, {"value": 154})]),
     ("csq_like_softmax", FAILS, [({**REAL, "quantity": "output_cosine"}, {"value": 0.5})]),
     ("factored_precision", HOLDS, [({**REAL, "quantity": "factored"}, {"value": 1e-5})]),
 ]
@@ -420,9 +429,20 @@ class Rules(unittest.TestCase):
             left = self.verdicts([row for row in rows if row["program"] != program])
             self.assertIn(UNDECIDED, left.values(), program)
 
-    def test_not_a_number_never_holds(self):
-        rows = changed(all_runs(), [({**TOY, "mechanism": "csq"}, {"accuracy": "nan"})])
-        self.assertEqual(self.verdicts(rows)["degree_two_keeps"], UNDECIDED)
+    def test_a_run_that_diverged_counts_as_the_worst(self):
+        diverged = {"accuracy": "nan", "max_abs_z": "nan", "loss": "nan"}
+        one = changed(all_runs(), [({**TOY, "mechanism": "csq", "seed": 1}, diverged)])
+        self.assertEqual(self.verdicts(one)["degree_two_keeps"], HOLDS)
+        every = changed(all_runs(), [({**TOY, "mechanism": "csq"}, diverged)])
+        self.assertEqual(self.verdicts(every)["degree_two_keeps"], FAILS)
+
+    def test_growth_needs_the_summary_at_both_lengths(self):
+        late = {"experiment": "head", "part": "csq", "pass": "forward", "key_dim": 128, "tokens": 4096}
+        slow = {"experiment": "head", "part": "csq", "pass": "forward+backward", "key_dim": 128, "tokens": 4096}
+        rows = changed(all_runs(), [(slow, {"milliseconds": 1e-3})])
+        self.assertEqual(self.verdicts(rows)["training_cost"], FAILS)
+        rows = changed(rows, [(late, {"method": "direct"})])
+        self.assertEqual(self.verdicts(rows)["training_cost"], HOLDS)
 
     def test_spread(self):
         rows = [{"seed": str(seed), "x": str(value)} for seed, value in ((1, 3), (2, 1), (3, 2), (3, 2))]
