@@ -14,15 +14,9 @@ CSQ_INLINE PairPosition find_pair(const FeatureMap& map, Index feature) {
   return position;
 }
 
-// The two packed rows whose product is feature f; x_a alone is x_a times the row of ones.
-template <class T>
-struct FeatureRows {
-  const T* left;
-  const T* right;
-};
-
-// Calls visit(feature, left row, right row, degree) for each feature in [first, last). A plain loop over runs: finding
-// (a, b) anew for each feature would cost more than the feature.
+// Calls visitor.pair(feature, left row, right row, whether they are one) or visitor.single(feature, row, whether it is
+// the constant's row of ones) for each feature in [first, last). A plain loop over runs: finding (a, b) anew for each
+// feature would cost more than the feature.
 template <class T, class Visitor>
 CSQ_INLINE void for_each_feature(const FeatureMap& map, const T* packed, Index first, Index last,
                                  const Visitor& visitor) {
@@ -45,9 +39,10 @@ CSQ_INLINE void for_each_feature(const FeatureMap& map, const T* packed, Index f
     }
   }
   const Index linear_end = pairs + (map.linear ? map.dim : 0);
-  for (; feature < last && feature < linear_end; ++feature)
-    visitor.linear(feature, packed + (feature - pairs) * stride);
-  for (; feature < last; ++feature) visitor.constant(feature, ones);
+  for (; feature < last; ++feature) {
+    const bool constant = feature >= linear_end;
+    visitor.single(feature, constant ? ones : packed + (feature - pairs) * stride, constant);
+  }
 }
 
 // Panel rows for absorb, each with its weighted sum over tokens.
@@ -73,7 +68,7 @@ struct AbsorbPanel {
     }
     normalizer[feature - first] += sum_of_lanes<T>(sum);
   }
-  CSQ_INLINE void linear(Index feature, const T* only) const {
+  CSQ_INLINE void single(Index feature, const T* only, bool) const {
     T* row = panel + (feature - first) * block_tokens<T>;
     Vector<T> sum = {};
     for (Index token = 0; token < length; token += lanes<T>) {
@@ -85,7 +80,6 @@ struct AbsorbPanel {
     }
     normalizer[feature - first] += sum_of_lanes<T>(sum);
   }
-  CSQ_INLINE void constant(Index feature, const T* ones) const { linear(feature, ones); }
 };
 
 template <class T>
@@ -126,7 +120,8 @@ struct ReadPanel {
   CSQ_INLINE void pair(Index feature, const T* left, const T* right, bool diagonal) const {
     put(feature, left, right, diagonal ? coefficients.diagonal : coefficients.pair);
   }
-  CSQ_INLINE void single(Index feature, const T* only, T coefficient) const {
+  CSQ_INLINE void single(Index feature, const T* only, bool constant) const {
+    const T coefficient = constant ? coefficients.constant : coefficients.linear;
     T* row = panel + (feature - first) * block_tokens<T>;
     const T weight = normalizer[feature - first];
     CSQ_UNROLL
@@ -138,8 +133,6 @@ struct ReadPanel {
       sum[v] += x * weight;
     }
   }
-  CSQ_INLINE void linear(Index feature, const T* only) const { single(feature, only, coefficients.linear); }
-  CSQ_INLINE void constant(Index feature, const T* ones) const { single(feature, ones, coefficients.constant); }
 };
 
 template <class T, int Width>

@@ -9,7 +9,7 @@ CSQ_INLINE void interleave(const Vector<T>& first, const Vector<T>& second, Vect
 
 // target[column][row] = source[row][column] for a square of lanes×lanes: log2(lanes) perfect shuffles of the rows.
 template <class T>
-CSQ_INLINE void transpose_square(const T* source, Index source_stride, T* target, Index target_stride) {
+__attribute__((noinline)) void transpose_square(const T* source, Index source_stride, T* target, Index target_stride) {
   constexpr int size = static_cast<int>(lanes<T>);
   using All = std::make_integer_sequence<Index, lanes<T>>;
   Vector<T> rows[size], next[size];

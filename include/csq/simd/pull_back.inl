@@ -34,8 +34,18 @@ struct PullBackPanel {
       store<T>(right_gradient + token, dx);
     }
   }
-  CSQ_INLINE void linear(Index feature, const T* only) const {
+  CSQ_INLINE void single(Index feature, const T* only, bool constant) const {
     const T* row = row_of(feature);
+    if (constant) {
+      for (Index token = 0; token < length; token += lanes<T>) {
+        Vector<T> p, sum;
+        load<T>(row + token, p);
+        load<T>(shift + token, sum);
+        sum += p * shift_constant;
+        store<T>(shift + token, sum);
+      }
+      return;
+    }
     T* only_gradient = gradient_of(only);
     for (Index token = 0; token < length; token += lanes<T>) {
       Vector<T> p, x, dx;
@@ -47,16 +57,6 @@ struct PullBackPanel {
       load<T>(shift + token, dx);
       dx += (p + p) * x;
       store<T>(shift + token, dx);
-    }
-  }
-  CSQ_INLINE void constant(Index feature, const T*) const {
-    const T* row = row_of(feature);
-    for (Index token = 0; token < length; token += lanes<T>) {
-      Vector<T> p, sum;
-      load<T>(row + token, p);
-      load<T>(shift + token, sum);
-      sum += p * shift_constant;
-      store<T>(shift + token, sum);
     }
   }
 };

@@ -38,8 +38,9 @@ CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, 
   }
 }
 
+// One column alone is bound by the loads of A whatever its height, so that half of the registers do.
 template <int Columns>
-constexpr int tile_rows = accumulator_vectors / Columns;
+constexpr int tile_rows = accumulator_vectors / (Columns > 2 ? Columns : 2);
 
 // Widths that cover `vectors` columns: threes where they divide, so that 9 is 3+3+3 rather than 4+4+1. With few
 // registers pairs alone, the last one past the end where their number is odd: values and packed tokens are padded to
