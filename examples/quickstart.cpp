@@ -1,15 +1,12 @@
 // Softmax and CSQ attention in one page.
 #include <csq/csq.hpp>
 #include <cstdio>
-#include <random>
 
 int main() {
   constexpr int n = 1024, d = 32;
-  std::mt19937 random(1);
-  const auto number = [&](auto...) { return static_cast<float>(random()) * 0x1p-31f - 1.0f; };  // in [-1, 1]
-  csq::Matrix<float> q = csq::Matrix<float>::NullaryExpr(n, d, number);
-  csq::Matrix<float> k = csq::Matrix<float>::NullaryExpr(n, d, number);
-  csq::Matrix<float> v = csq::Matrix<float>::NullaryExpr(n, d, number);
+  csq::Matrix<float> q = csq::Matrix<float>::Random(n, d);  // in [-1, 1]
+  csq::Matrix<float> k = csq::Matrix<float>::Random(n, d);
+  csq::Matrix<float> v = csq::Matrix<float>::Random(n, d);
 
   csq::Matrix<float> out = csq::attention(csq::Csq{}, q, k, v);  // method chosen by size
   csq::Matrix<float> softmax(n, d);

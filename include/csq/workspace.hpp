@@ -3,8 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <new>
+#include <utility>
 
 #include "csq/check.hpp"
 
@@ -16,25 +16,35 @@ inline constexpr std::size_t cache_line = 64;
 class Workspace {
  public:
   Workspace() = default;
+  Workspace(Workspace&& other) noexcept
+      : memory_(std::exchange(other.memory_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Workspace& operator=(Workspace&& other) noexcept {
+    std::swap(memory_, other.memory_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Workspace() { release(); }
 
   // At least `bytes` of memory aligned to a cache line, valid until the next reserve.
   std::byte* reserve(std::size_t bytes) {
     if (bytes > bytes_) {
-      memory_.reset();
-      bytes_ = 0;
-      memory_.reset(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{cache_line})));
+      release();
+      memory_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{cache_line}));
       bytes_ = bytes;
     }
-    return memory_.get();
+    return memory_;
   }
 
   std::size_t bytes() const { return bytes_; }
 
  private:
-  struct Free {
-    void operator()(std::byte* memory) const { ::operator delete (memory, std::align_val_t{cache_line}); }
-  };
-  std::unique_ptr<std::byte[], Free> memory_;
+  void release() {
+    ::operator delete (memory_, std::align_val_t{cache_line});
+    memory_ = nullptr;
+    bytes_ = 0;
+  }
+
+  std::byte* memory_ = nullptr;  // not a unique_ptr: <memory> would add to what a program that includes csq compiles
   std::size_t bytes_ = 0;
 };
 

@@ -6,13 +6,22 @@ template <class T>
 CSQ_INLINE void scores_of_keys(const FewQueriesBlock<T>& block, Index first, Index count, Vector<T>& scores) {
   constexpr int size = static_cast<int>(lanes<T>);
   using All = std::make_integer_sequence<Index, lanes<T>>;
+  const bool odd_length = 2 * vector_bytes > 64 && block.dim % (2 * lanes<T>) != 0;  // rows are whole cache lines
   Vector<T> sums[size];
-  // Not unrolled: the sums wait in the cache, for a sixteenth of the code.
+  // All keys unrolled is 8% faster at m = 4096 than four, and 0.2 s slower to compile.
+  CSQ_UNROLL
   for (int lane = 0; lane < size; ++lane) {
     Vector<T> even = {}, odd = {};
     Index a = lane < count ? 0 : block.dim;
     const T* key = block.key + (first + lane) * block.key_stride;
-    for (; a + 2 * lanes<T> <= block.dim; a += 2 * lanes<T>) {
+    if (odd_length && a == 0) {
+      Vector<T> q, k;
+      load<T>(block.query, q);
+      load<T>(key, k);
+      odd = q * k;
+      a = lanes<T>;
+    }
+    for (; a < block.dim; a += 2 * lanes<T>) {
       Vector<T> q, k;
       load<T>(block.query + a, q);
       load<T>(key + a, k);
@@ -20,12 +29,6 @@ CSQ_INLINE void scores_of_keys(const FewQueriesBlock<T>& block, Index first, Ind
       load<T>(block.query + a + lanes<T>, q);
       load<T>(key + a + lanes<T>, k);
       odd += q * k;
-    }
-    for (; a < block.dim; a += lanes<T>) {
-      Vector<T> q, k;
-      load<T>(block.query + a, q);
-      load<T>(key + a, k);
-      even += q * k;
     }
     sums[lane] = even + odd;
   }
