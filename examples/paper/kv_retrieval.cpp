@@ -28,6 +28,7 @@
 #include "npy.hpp"
 #include "retrieval_task.hpp"
 #include "score_summary.hpp"
+#include "swap_bound.hpp"
 
 namespace {
 
@@ -41,6 +42,7 @@ constexpr Index student_steps = 200;
 struct Run {
   std::string mechanism = "csq", centering = "automatic", method = "auto";
   double shift = 1, embedding_scale = 1, rate = 1e-3;
+  std::vector<double> coefficients{};  // of quadratic and polynomial; empty: 1 1 1, and exp's Taylor polynomial
   Index layers = 6, steps = 600, batch = 128;
   Penalties penalties{};
   std::uint64_t seed = 1;
@@ -62,12 +64,21 @@ csq::Method method_of(const std::string& name) {
   return name == "direct" ? csq::Method::direct : name == "factored" ? csq::Method::factored : csq::Method::automatic;
 }
 
-Mechanism mechanism_of(const std::string& name, double shift) {
+Mechanism mechanism_of(const std::string& name, double shift, std::vector<double> coefficients = {}) {
   if (name == "softmax") return csq::Softmax{};
   if (name == "squared") return csq::Squared{};
   if (name == "shifted") return csq::ShiftedQuadratic{shift};
   if (name == "taylor") return csq::Taylor{};
   if (name == "linear") return csq::Linear{};
+  if (name == "quadratic") {
+    if (coefficients.empty()) coefficients = {1, 1, 1};
+    return csq::Quadratic{coefficients[0], coefficients[1], coefficients[2]};
+  }
+  if (name == "polynomial") {
+    if (coefficients.empty()) coefficients = {1, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24};
+    return csq::Polynomial{std::move(coefficients)};
+  }
+  if (name == "positive_polynomial") return exponential_polynomial(8, 8);
   return csq::Csq{shift};
 }
 
@@ -80,7 +91,7 @@ ModelConfig config_of(const Run& run, const RetrievalTask& task) {
   for (Index layer = 0; layer < run.layers; ++layer) {
     const bool softmax = run.mechanism == "softmax" || (run.mechanism == "hybrid" && layer >= run.layers / 2);
     AttentionSettings settings;
-    settings.mechanism = mechanism_of(softmax ? "softmax" : run.mechanism, run.shift);
+    settings.mechanism = mechanism_of(softmax ? "softmax" : run.mechanism, run.shift, run.coefficients);
     settings.centering = centering_of(run.centering);
     settings.method = softmax ? csq::Method::automatic : method_of(run.method);
     config.attention.push_back(settings);
@@ -317,7 +328,8 @@ bool quick(std::uint64_t seed) {
   Checks checks_made;
   const std::uint64_t stream = random_stream(seed, checks);
   const Penalties penalties{.bound = 0.3, .radius = 0.2, .rank = 0.05};
-  for (const std::string name : {"softmax", "squared", "shifted", "csq", "taylor", "linear"}) {
+  for (const std::string name :
+       {"softmax", "squared", "shifted", "csq", "taylor", "linear", "quadratic", "polynomial"}) {
     const ModelConfig config = small_config(mechanism_of(name, 1));
     check_model(checks_made, name, config, {}, stream);
     if (name != "linear") check_model(checks_made, name + ", penalties", config, penalties, stream);
@@ -373,14 +385,20 @@ void define_options(CLI::App& app, Command& command) {
         return good ? std::string() : "must be positive, not " + text;
       },
       "POSITIVE");
-  app.add_option("--mechanism", run.mechanism,
-                 "softmax, squared, shifted, csq, taylor, linear, or hybrid: csq in the lower half")
-      ->check(CLI::IsMember({"softmax", "squared", "shifted", "csq", "taylor", "linear", "hybrid"}))
+  app.add_option(
+         "--mechanism", run.mechanism,
+         "softmax, squared, shifted, csq, taylor, linear, quadratic, polynomial, positive_polynomial (degree 8, "
+         "exp on [-8, 8]), or hybrid: csq in the lower half")
+      ->check(CLI::IsMember({"softmax", "squared", "shifted", "csq", "taylor", "linear", "quadratic", "polynomial",
+                             "positive_polynomial", "hybrid"}))
       ->capture_default_str();
   app.add_option("--centering", run.centering, "of every layer; automatic: prefix for csq, none for the others")
       ->check(CLI::IsMember({"automatic", "none", "sequence", "prefix", "prefix_exclusive"}))
       ->capture_default_str();
   app.add_option("--shift", run.shift, "of csq and shifted")->check(CLI::Number)->capture_default_str();
+  app.add_option("--coefficients", run.coefficients,
+                 "of quadratic (three; 1 1 1) and polynomial (exp's Taylor polynomial of degree 4), the constant first")
+      ->type_name("C");
   app.add_option("--layers", run.layers, "layers")->check(CLI::Range(1, 64))->capture_default_str();
   app.add_option("--embedding-scale", run.embedding_scale, "standard deviation of embeddings at the start")
       ->check(positive)
@@ -439,8 +457,14 @@ void check_command(const Command& command) {
     require(!linear || !penalised, "--mechanism linear: has no scores that a penalty could act on");
     require(each.shift == 1 || each.mechanism == "csq" || each.mechanism == "shifted" || each.mechanism == "hybrid",
             "--shift: " + each.mechanism + " has none");
-    require(each.method != "factored" || each.mechanism != "softmax",
-            "--method factored: softmax has no factored form");
+    require(each.coefficients.empty() || each.mechanism == "quadratic" || each.mechanism == "polynomial",
+            "--coefficients: " + each.mechanism + " has none");
+    require(each.mechanism != "quadratic" || each.coefficients.empty() || each.coefficients.size() == 3,
+            "--coefficients: quadratic has three, not " + std::to_string(each.coefficients.size()));
+    const bool has_summary =
+        std::visit([](const auto& mechanism) { return csq::weight_of(mechanism).has_factored_form(); },
+                   config_of(each, {}).attention[0].mechanism);
+    require(each.method != "factored" || has_summary, "--method factored: " + each.mechanism + " has no factored form");
   }
   const bool single = runs_of(command).size() == 1 && command.distill.empty() && !command.quick;
   require(command.save.empty() || single, "--save: only with a single run");

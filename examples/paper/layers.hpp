@@ -202,7 +202,7 @@ void gelu_backward(T* dy, const T* slope, Index count) {
 // heads one after another; out [B·n, H·d]; normalizer [B, H, n]. q, k and v are [B, H, n, d] by strides.
 
 using Mechanism = std::variant<csq::Softmax, csq::Squared, csq::ShiftedQuadratic, csq::Csq, csq::Taylor, csq::Linear,
-                               csq::PositivePolynomial>;
+                               csq::Quadratic, csq::Polynomial, csq::PositivePolynomial>;
 
 struct AttentionSettings {
   Mechanism mechanism = csq::Csq{};

@@ -169,7 +169,7 @@ def depth(results, folder):
             spreads = [claims.depth_error(results, power, layers, name) for layers in depths]
             # The chain built by hand reaches rounding: below what the axis shows.
             spreads = [claims.Spread(*(max(value, 1e-4) for value in spread[:3]), spread.count) for spread in spreads]
-            label = "squared, by hand" if name == "chain" else name
+            label = "by hand" if name == "chain" else name
             band(axis, depths, spreads, color=COLORS[name], label=label)
         axis.axvline(math.log2(power), color="#999999", linestyle=":", linewidth=1)
         axis.axhline(claims.SOLVED_ERROR, color="#999999", linestyle="--", linewidth=1)
@@ -188,6 +188,7 @@ def draw(results, folder):
             plot(results, folder)
         except Missing:
             plt.close("all")
+            (folder / f"{plot.__name__}.svg").unlink(missing_ok=True)  # of other runs
             missing.append(plot.__name__)
     if missing:
         print(f"plots.py: not drawn, for their runs are not there: {', '.join(missing)}")

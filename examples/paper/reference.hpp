@@ -85,6 +85,14 @@ inline double reference_weight(const Mechanism& mechanism, const std::vector<dou
   if (const auto* shifted = std::get_if<csq::ShiftedQuadratic>(&mechanism)) return std::pow(s + shifted->shift, 2);
   if (const auto* csq = std::get_if<csq::Csq>(&mechanism)) return std::pow(s + csq->shift, 2);
   if (std::holds_alternative<csq::Taylor>(mechanism)) return 1 + s + s * s / 2;
+  if (const auto* general = std::get_if<csq::Quadratic>(&mechanism))
+    return general->c0 + general->c1 * s + general->c2 * s * s;
+  if (const auto* poly = std::get_if<csq::Polynomial>(&mechanism)) {
+    double sum = 0;
+    for (std::size_t t = 0; t < poly->coefficients.size(); ++t)
+      sum += poly->coefficients[t] * std::pow(s, static_cast<double>(t));
+    return sum;
+  }
   if (const auto* poly = std::get_if<csq::PositivePolynomial>(&mechanism)) {
     double root = 0, before = 1, now = s / poly->radius;  // T₀, T₁
     for (std::size_t t = 0; t < poly->root.size(); ++t) {

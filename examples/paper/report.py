@@ -39,6 +39,15 @@ def spread_cell(results, rows, column, form):
     return spread.text(form) + (f", {spread.count} of {seeds} seeds" if spread.count < seeds else "")
 
 
+def seeds_of(results, program, **wanted):
+    """How many seeds the rows have, in words."""
+    try:
+        count = len({row["seed"] for row in results.select(program, **wanted)})
+    except Missing:
+        return NOT_RUN
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
 def plot_link(folder, name, text):
     """A picture, where it has been drawn."""
     path = folder / f"{name}.svg"
@@ -83,8 +92,8 @@ def swap_section(results, folder):
     lines = [
         "## Table 2: exp replaced at the same depth",
         "",
-        "A softmax teacher, trained with the bound penalty; then another weight in every layer. The bound is that on an "
-        "attention layer's output (theorem 5.5).",
+        "A softmax teacher, trained with the bound penalty; then another weight in every layer "
+        f"({seeds_of(results, 'kernel_swap')}). The bound is that on an attention layer's output (theorem 5.5).",
         "",
     ]
     try:
@@ -92,8 +101,9 @@ def swap_section(results, folder):
         radius, steps = results.spread(teacher, "radius"), results.spread(teacher, "teacher_steps")
         solved = all(float(row["teacher_solved"]) == 1 for row in teacher)
         lines += [
-            f"The teacher {'solved' if solved else 'did NOT solve'} the task, after {steps.text('{:.0f}')} steps; score "
-            f"radius R = {radius.text('{:.2f}')}.",
+            f"The teacher {'solved' if solved else 'did NOT solve'} the task, after {steps.text('{:.0f}')} steps "
+            f"(accuracy {results.spread(teacher, 'accuracy').text('{:.4f}')}); score radius "
+            f"R = {radius.text('{:.2f}')}.",
             "",
         ]
     except Missing:
@@ -175,7 +185,7 @@ def table3_section(results):
         "## Table 3: key-value retrieval by mechanism",
         "",
         "16 pairs, then 16 questions; 6 layers, 600 steps (the recipe in `kv_retrieval.cpp`). A dash: never, or no scores "
-        "to speak of.",
+        "to speak of. Seconds of training on one core compare only within a machine (see Runs).",
         "",
         *table(("mechanism", "paper: loss, accuracy, max\\|Z\\|", *RETRIEVAL_HEADER), rows),
     ]
@@ -220,10 +230,16 @@ def distillation_section(results):
                 ),
             )
         )
+    right, loss = (
+        cell(lambda: student(results, "none", f"teacher_{column}").text("{:.4f}")) for column in ("accuracy", "loss")
+    )
     return [
         "## Table 4: distillation of a softmax teacher into CSQ",
         "",
-        "200 steps of the student.",
+        f"200 steps of the student ({seeds_of(results, 'kv_retrieval', losses=tuple(claims.PAPER_DISTILLATION))}); the "
+        f"teacher's accuracy {right}, its loss {loss}. The labels' cross-entropy is always on; KL is that of the logits at "
+        "every position, with weight 1; so has the pullback, of normalised attention matrices. The paper does not say "
+        "these details.",
         "",
         *table(("losses", "paper: loss, accuracy, attention error", "loss", "accuracy", "attention error"), rows),
     ]
@@ -241,7 +257,10 @@ def sweep_section(results, folder, title, name, penalty, weights, paper, columns
             )
         )
     header = ("λ", f"paper: {', '.join(words for _, _, words in columns[: len(theirs)])}", *(w for _, _, w in columns))
-    return [f"## {title}", "", *table(header, rows), *plot_link(folder, name, title)]
+    seeds = cell(lambda: str(sweep(results, "max_abs_z", penalty, weights[-1]).count))
+    seeds = {NOT_RUN: NOT_RUN, "1": "one seed"}.get(seeds, f"{seeds} seeds")
+    lines = [f"## {title}", "", f"CSQ by the recipe of Table 3, {seeds}.", ""]
+    return [*lines, *table(header, rows), *plot_link(folder, name, title)]
 
 
 def bound_section(results, folder):
@@ -322,7 +341,13 @@ def theorem_section(results):
 
 
 def cost_section(results, folder):
-    lines = ["## Cost", "", "One thread, float, one head of d = dᵥ: the length from which factored CSQ stays faster.", ""]
+    lines = [
+        "## Cost",
+        "",
+        "One thread, float, one head of d = dᵥ: the length from which factored CSQ stays faster. (≤: it is so at the "
+        "first length that reads the summary.)",
+        "",
+    ]
     try:
         found = claims.crossovers(results)
     except Missing:
@@ -332,10 +357,11 @@ def cost_section(results, folder):
             dim,
             "causal" if causal else "full",
             step.replace("+", " and "),
-            f"{n:.0f}" if n else "not reached",
-            f"{n / dim**2:.2f}" if n else DASH,
+            mark + f"{n:.0f}" if n else "not reached",
+            mark + f"{n / dim**2:.2f}" if n else DASH,
         )
         for (dim, causal, step), n in sorted(found.items())
+        for mark in ["≤ " if n in (2**k for k in range(8, 15)) else ""]
     ]
     lines += table(("d", "mask", "pass", "crossover, tokens", "of d²"), rows)
     lines += plot_link(folder, "cost", "Time a token against the length")
@@ -389,7 +415,8 @@ def capacity_section(results, folder):
         "## Capacity",
         "",
         "Associative recall by one attention layer: accuracy at pairs/D, D = (d+1)(d+2)/2. `linear_equal_state` is linear "
-        "attention with a head size of D, so of CSQ's state. The last columns are at 4·D pairs, 8·D tokens.",
+        "attention with a head size of D, so of CSQ's state. The last columns are at 4·D pairs: a call of 4·D questions "
+        f"over 4·D pairs. {seeds_of(results, 'capacity').capitalize()}.",
         "",
     ]
     rows = []
@@ -418,11 +445,19 @@ def capacity_section(results, folder):
     return lines + table(("mechanism", "heads", "accuracy", "multiply-adds", "attention call, µs"), rows)
 
 
+def no_go_layers(power, width):
+    """Fewest degree-2 blocks of a width that theorem 6.8 allows for `power` independent outputs."""
+    return -(-power // (2 * width**2 + 3))
+
+
 def depth_section(results, folder):
     lines = [
         "## Depth",
         "",
-        "Selection by the p-th power of the scores, by stacks of equal parameters: relative error on fresh sequences.",
+        "Selection by the p-th power of the scores, by stacks of equal parameters (width 32): relative error on fresh "
+        f"sequences, {seeds_of(results, 'depth')}. `by hand` is the chain of shifted squares that theorem and text speak "
+        f"of, not trained. The no-go bound L(2w² + 3) ≥ p asks for {no_go_layers(8, 1)} layers of width 1 for p = 8, one of "
+        "width 2: at width 32 it excludes nothing, so that what depth costs here is not what the bound counts.",
         "",
     ]
     rows = []
@@ -431,7 +466,7 @@ def depth_section(results, folder):
             errors = [
                 cell(lambda: claims.depth_error(results, power, depth, name).text("{:.2g}")) for depth in (1, 2, 3, 4)
             ]
-            rows.append((power, {4: 2, 8: 3}[power], "squared, by hand" if name == "chain" else name, *errors))
+            rows.append((power, {4: 2, 8: 3}[power], "by hand" if name == "chain" else name, *errors))
     header = ("p", "log₂ p", "layers of", *(f"{depth} layer{'s' if depth > 1 else ''}" for depth in (1, 2, 3, 4)))
     return lines + table(header, rows) + plot_link(folder, "depth", "Error against depth")
 

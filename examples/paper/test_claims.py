@@ -127,6 +127,7 @@ def distillations():
             "losses": losses,
             "seed": 1,
             "teacher_accuracy": 1,
+            "teacher_loss": 0.001,
             "loss": loss,
             "accuracy": right,
             "attention_error": error,
