@@ -110,9 +110,10 @@ std::map<Index, std::shared_ptr<bench::Inputs>> choose_inputs(Settings& settings
     if (settings.dims.empty()) settings.dims = {own->key_dim()};
     inputs[own->key_dim()] = own;
   }
-  if (settings.dims.empty()) settings.dims = {16, 32, 64};
-  if (settings.q.empty() && settings.dims.size() == 3 && !settings.quick && settings.dims.back() == 64)
-    settings.dims.push_back(critic_dim);
+  if (settings.dims.empty()) {
+    settings.dims = {16, 32, 64};
+    if (!settings.quick) settings.dims.push_back(critic_dim);
+  }
   std::sort(settings.dims.begin(), settings.dims.end());
   settings.dims.erase(std::unique(settings.dims.begin(), settings.dims.end()), settings.dims.end());
   for (const Index dim : settings.dims) {

@@ -34,9 +34,9 @@ std::string contents(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// Runs attend with these words, each as it is.
-Finished run_attend(const TemporaryFolder& folder, const Words& words) {
-  std::string command = "'" CSQ_ATTEND "'";
+// Runs attend with these words, each as it is; `variable` is an assignment of its environment, or nothing.
+Finished run_attend(const TemporaryFolder& folder, const Words& words, const std::string& variable = "") {
+  std::string command = variable + " '" CSQ_ATTEND "'";
   for (const std::string& word : words) command += " '" + word + "'";
   command += " >'" + folder.file("stdout") + "' 2>'" + folder.file("stderr") + "'";
   const int status = std::system(command.c_str());
@@ -332,6 +332,20 @@ TEST_CASE("attend: wrong arguments and files give one line, exit 2 and no output
   CHECK(contents(out) == "precious");
   CHECK(run_attend(folder, csq + input_words(folder.file("")) + Words{"--out", out}).exit_code == 0);
   CHECK(npy::read<float>(out).shape == std::vector<npy::Index>{4, 5, 2});
+}
+
+TEST_CASE("attend: an instruction set that is none gives one line and exit 2, with threads too") {
+  const TemporaryFolder folder;
+  for (const char* name : {"q.npy", "k.npy", "v.npy"})
+    npy::write<float>(folder.file(name), std::vector<Index>{600, 8}, std::vector<float>(4800, 0.5f));
+  const Words words = Words{"--mechanism", "softmax", "--threads", "2"} + input_words(folder.file("")) +
+                      Words{"--out", folder.file("o.npy")};
+  const Finished run = run_attend(folder, words, "CSQ_SIMD=sse9");
+  INFO(run.error);
+  CHECK(run.exit_code == 2);
+  CHECK(std::count(run.error.begin(), run.error.end(), '\n') == 1);
+  CHECK(run.error.find("CSQ_SIMD is 'sse9'") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(folder.file("o.npy")));
 }
 
 #endif

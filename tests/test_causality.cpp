@@ -1,5 +1,7 @@
 // Who can see what: later tokens, padding, other heads and other batches reach no row that does not see them, whatever
 // they hold, NaN and infinity included.
+#include <bit>
+#include <cstdint>
 #include <limits>
 
 #include "catch.hpp"
@@ -44,10 +46,11 @@ std::vector<Centering> causal_centrings(const NamedMechanism<M>& named) {
   return {Centering::none, Centering::prefix};
 }
 
-enum class Poison { value_nan, value_infinity, key_nan, key_infinity };
+enum class Poison { value_nan, value_infinity, key_nan, key_nan_payload, key_infinity };
 const std::vector<std::pair<Poison, const char*>> poisons{{Poison::value_nan, "NaN in v"},
                                                           {Poison::value_infinity, "infinity in v"},
                                                           {Poison::key_nan, "NaN in k"},
+                                                          {Poison::key_nan_payload, "NaN with a payload in k"},
                                                           {Poison::key_infinity, "infinity in k"}};
 
 // Poisons key `token` of the last batch and last key head: exactly the rows that see it may notice, and must. A row
@@ -58,10 +61,13 @@ void check_poison(const NamedMechanism<M>& named, const Problem& p, const Output
   const Index batch = p.k.batch - 1, kv_head = p.k.heads - 1, group = p.q.heads / p.k.heads, dv = p.v.dim;
   Problem poisoned = p;
   const bool in_value = poison == Poison::value_nan || poison == Poison::value_infinity;
-  const bool nan = poison == Poison::value_nan || poison == Poison::key_nan;
+  const bool key_nan = poison == Poison::key_nan || poison == Poison::key_nan_payload;
+  const bool nan = poison == Poison::value_nan || key_nan;
+  const double payload = std::bit_cast<double>(std::uint64_t{0x7ff8000020000000});  // as a float 0x7fc00001
   const Index column = in_value ? dv / 2 : p.k.dim / 2;
-  (in_value ? poisoned.v : poisoned.k)(batch, kv_head, token, column) =
-      nan ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
+  (in_value ? poisoned.v : poisoned.k)(batch, kv_head, token, column) = poison == Poison::key_nan_payload ? payload
+                                                                        : nan ? std::numeric_limits<double>::quiet_NaN()
+                                                                              : std::numeric_limits<double>::infinity();
   const Outputs<float> result = attend<float>(named.mechanism, poisoned, run);
   const Index offset = p.k.tokens - p.q.tokens;
   bool unseen_unchanged = true, seen_reached = true;
@@ -75,7 +81,7 @@ void check_poison(const NamedMechanism<M>& named, const Problem& p, const Output
         if (!sees) {
           unseen_unchanged = unseen_unchanged && row_has_bits_of(result.output, clean.output, row, dv) &&
                              row_has_bits_of(result.statistic, clean.statistic, row, 1);
-        } else if (poison == Poison::key_nan) {
+        } else if (key_nan) {
           seen_reached = seen_reached && row_is_nan(result.output, row, dv) && row_is_nan(result.statistic, row, 1);
         } else if (in_value && clean.statistic[std::size_t(row)] != 0) {
           const float reached = result.output[std::size_t(row * dv + column)];

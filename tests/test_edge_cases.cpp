@@ -1,5 +1,6 @@
 // Calls at the edge of what is legal: nothing to do, nothing to see, weights that sum to nothing.
 #include <algorithm>
+#include <limits>
 
 #include "catch.hpp"
 #include "problem.hpp"
@@ -69,6 +70,10 @@ TEST_CASE("no keys, or none visible: rows of zeros") {
       Problem hidden = Problem::random(random, {9, 9, 3, 2, 2, 4, 2}, causal);
       hidden.key_length = {0, 0};
       check_nothing_seen(named, attend<T>(named.mechanism, hidden, run), 2 * 4 * 9);
+      Problem poisoned = hidden;
+      poisoned.q(0, 1, 2, 1) = std::numeric_limits<double>::quiet_NaN();
+      poisoned.q(1, 2, 8, 0) = std::numeric_limits<double>::infinity();
+      check_nothing_seen(named, attend<T>(named.mechanism, poisoned, run), 2 * 4 * 9);
       hidden.key_length.clear();
       hidden.query_length = {0, 0};
       check_nothing_seen(named, attend<T>(named.mechanism, hidden, run), 2 * 4 * 9);
@@ -80,12 +85,18 @@ TEST_CASE("more queries than keys under a causal mask: the first rows see nothin
   for_every_run([]<class T>(const auto& named, const Run& run) {
     Random random(63);
     const Problem p = Problem::random(random, {200, 9, 3, 2}, true);
-    Outputs<T> result = attend<T>(named.mechanism, p, run);
+    const Outputs<T> result = attend<T>(named.mechanism, p, run);
     const reference::Result expected = reference_result(named, p);
     CHECK(distance(result.output, expected.output) <= (sizeof(T) == 8 ? 1e-10 : 5e-4));
-    result.output.resize(191 * 2);
-    result.statistic.resize(191);
-    check_nothing_seen(named, result, 191);
+    const auto check_first_rows = [&](Outputs<T> outputs) {
+      outputs.output.resize(191 * 2);
+      outputs.statistic.resize(191);
+      check_nothing_seen(named, outputs, 191);
+    };
+    check_first_rows(result);
+    Problem poisoned = p;
+    poisoned.q(0, 0, 150, 1) = std::numeric_limits<double>::quiet_NaN();
+    check_first_rows(attend<T>(named.mechanism, poisoned, run));
   });
 }
 

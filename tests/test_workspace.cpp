@@ -2,6 +2,8 @@
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <stdexcept>
+#include <utility>
 
 #include "catch.hpp"
 #include "problem.hpp"
@@ -116,4 +118,24 @@ TEST_CASE("a workspace reserved by hand serves the first call") {
         options.workspace->reserve(csq::workspace_bytes<T>(named.mechanism, shape_of(c), options));
         CHECK(allocations_of(named.mechanism, placed, options) == 0);
       });
+}
+
+TEST_CASE("a workspace can be moved, and is freed once") {
+  csq::Workspace first;
+  std::byte* const memory = first.reserve(1000);
+  CHECK(reinterpret_cast<std::uintptr_t>(memory) % csq::cache_line == 0);
+  csq::Workspace second(std::move(first));
+  CHECK(second.reserve(1000) == memory);
+  CHECK(second.bytes() == 1000);
+  csq::Workspace third;
+  third.reserve(10);
+  third = std::move(second);
+  CHECK(third.reserve(500) == memory);
+  CHECK(third.bytes() == 1000);
+}
+
+TEST_CASE("workspace_bytes refuses what a call refuses") {
+  const csq::Shape shape{.queries = 9, .keys = 9, .key_dim = 3, .value_dim = 2};
+  CHECK_THROWS_AS(csq::workspace_bytes(csq::Csq{}, shape, {.threads = -1}), std::invalid_argument);
+  CHECK_THROWS_AS(csq::workspace_bytes(csq::Csq{}, shape, {.chunk = -16}), std::invalid_argument);
 }

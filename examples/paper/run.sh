@@ -1,13 +1,14 @@
 #!/bin/sh
 # Tests the paper's claims: runs jobs.txt, each job leaving results/NAME.csv, and writes RESULTS.md and its plots.
 #
-#   sh examples/paper/run.sh [--install] [--quick] [--jobs N] [--only NAME] [--programs DIR]
+#   sh examples/paper/run.sh [--install] [--quick] [--jobs N] [--only NAME] [--again] [--programs DIR]
 #
 #   --install       first installs what is missing, as root or through sudo; without it nothing is installed, and if
 #                   something is missing the line that installs it is printed
 #   --quick         every program's own checks and those of the rules, in 3 minutes; leaves no results, fails if one fails
 #   --jobs N        jobs side by side, one core each; as many as there are cores unless given
 #   --only NAME     this job alone; NAME may be a pattern, such as 'kv_*'
+#   --again         runs the jobs whose CSV exists too, and replaces it
 #   --programs DIR  uses the programs of that folder instead of building them in build/paper
 #
 # It may be interrupted and run again: a job whose CSV exists is skipped, and an unfinished one leaves nothing. The first
@@ -25,6 +26,7 @@ fail() {
 
 mode=--check
 quick=false
+again=false
 jobs=
 only='*'
 programs=
@@ -32,6 +34,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --install) mode=--install ;;
     --quick) quick=true ;;
+    --again) again=true ;;
     --jobs | --only | --programs)
       if [ $# -lt 2 ]; then fail "$1 needs a value"; fi
       case $1 in
@@ -198,7 +201,8 @@ else
   origin >"$state/origin"
   sed 's/#.*//' "$here/jobs.txt" | while read -r name program options; do
     bare=${name%!}
-    if [ -z "$name" ] || [ -e "$results/$bare.csv" ]; then continue; fi
+    if [ -z "$name" ]; then continue; fi
+    if [ -e "$results/$bare.csv" ] && [ "$again" = false ]; then continue; fi
     # Unquoted: a pattern.
     case $bare in $only) ;; *) continue ;; esac
     if [ "$name" = "$bare" ]; then target=shared; else target=alone; fi

@@ -452,10 +452,13 @@ class Rules(unittest.TestCase):
     def test_crossover(self):
         softmax = {n: (n * n, "direct") for n in (256, 512, 1024)}
         factored = {n: (700 * n, "factored") for n in (256, 512, 1024)}
-        self.assertAlmostEqual(claims.crossover(softmax, factored), 700, delta=1)
+        tokens, bound = claims.crossover(softmax, factored)
+        self.assertAlmostEqual(tokens, 700, delta=1)
+        self.assertFalse(bound)
+        self.assertEqual(claims.crossover(softmax, {n: (n, "factored") for n in softmax}), (256, True))
         self.assertIsNone(claims.crossover(softmax, {n: (2000 * n, "factored") for n in softmax}))
         served = {**factored, 256: (1, "direct")}  # faster, but not by the summary
-        self.assertAlmostEqual(claims.crossover(softmax, served), 700, delta=1)
+        self.assertAlmostEqual(claims.crossover(softmax, served)[0], 700, delta=1)
 
 
 class Report(unittest.TestCase):

@@ -6,6 +6,7 @@
 #include "csq/cost_model.hpp"
 #include "csq/parallel.hpp"
 #include "csq/problem.hpp"
+#include "csq/simd/dispatch.hpp"
 
 namespace csq {
 
@@ -88,6 +89,11 @@ void check_normalizer(const Problem<T>& p) {
   check_not_same("normalizer", p.normalizer, "out", p.output);
 }
 
+inline void check_counts(const Options& options) {
+  check(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
+  check(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
+}
+
 // Resolves centring, scale and threads into `problem`, whose arrays and weight are set. `automatic` is the mechanism's
 // own centring.
 template <class T>
@@ -115,8 +121,8 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
         "call (or choose another centering)");
   problem.query_history = options.query_history;
   problem.key_history = options.key_history;
-  check(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
-  check(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
+  check_counts(options);
+  simd::instruction_set();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
   problem.chunk = options.chunk;
   problem.summary = options.summary;
 }

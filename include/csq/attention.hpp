@@ -202,6 +202,7 @@ std::size_t workspace_bytes(const M& mechanism, const Shape& shape, const Option
         "shape: queries ", shape.queries, ", keys ", shape.keys, ", key_dim ", shape.key_dim, ", value_dim ",
         shape.value_dim, ", batch ", shape.batch, ", heads ", shape.heads, ", kv_heads ", shape.kv_heads);
   check_method(problem.weight, options.method);
+  check_counts(options);
   Shape resolved = shape;
   resolved.causal = problem.causal = options.causal || shape.causal;
   problem.centering =

@@ -193,6 +193,7 @@ inline Method choose_method(const Shape& shape) { return choose_method(shape, fe
 inline Index feature_count(const Weight& weight, Index key_dim) {
   if (weight.kind == Weight::Kind::feature_product) return key_dim;
   const Quadratic& c = weight.quadratic;
+  feature_count(key_dim);  // that the largest count fits
   return (c.c2 != 0 ? key_dim * (key_dim + 1) / 2 : 0) + (c.c1 != 0 ? key_dim : 0) + (c.c0 != 0 ? 1 : 0);
 }
 

@@ -95,11 +95,14 @@ inline simd::KernelWeight kernel_weight(const Weight& weight) {
 }
 
 // Divides, writes the output rows [first, first + tokens) of one head, and their normalisers. Rows from `real` on lie
-// past the query length: the kernels have filled them with what a zero query would give.
+// past the query length: the kernels have filled them with what a zero query would give. Rows that see no key are 0,
+// whatever q is: read from an empty summary, a NaN in q would have reached them.
 template <class T, class Kernels>
 void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, Index head, Index first, Index tokens,
                 Index real, const T* numerator, T* normalizer, const T* maximum) {
   std::fill(normalizer + real, normalizer + tokens, T(0));
+  for (Index token = 0; token < real && problem.keys_seen(first + token, problem.visible_keys(batch)) == 0; ++token)
+    normalizer[token] = 0;
   const Head<T> output = problem.output.head(batch, head);
   simd::DivideRows<T> rows;
   rows.numerator = numerator;

@@ -13,7 +13,7 @@
 
 namespace csq::simd {
 
-// 144 floats or 72 doubles: a multiple of every tile height (4, 6, 8, 12, 24) and of three vectors, and 9 cache lines,
+// 144 floats or 72 doubles: a multiple of every tile height (6, 8, 12) and of three vectors, and 9 cache lines,
 // an odd number, so that walking down a column meets every cache set.
 template <class T>
 inline constexpr Index block_tokens = static_cast<Index>(576 / sizeof(T));

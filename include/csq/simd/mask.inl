@@ -10,7 +10,9 @@ struct Mask {
 
   CSQ_INLINE Mask(Index first_lane, Index diagonal) {
     alignas(64) Number numbers[lanes<T>];
-    for (Index lane = 0; lane < lanes<T>; ++lane) numbers[lane] = static_cast<Number>(first_lane + lane + diagonal);
+    constexpr Index most = 2 * block_tokens<T>;  // more keys than a block has, and no overflow of 32 bits
+    const Index start = first_lane + diagonal < most ? first_lane + diagonal : most;
+    for (Index lane = 0; lane < lanes<T>; ++lane) numbers[lane] = static_cast<Number>(start + lane);
     __builtin_memcpy(&visible, numbers, sizeof visible);
   }
   CSQ_INLINE void sees(Index key, Integers<T>& result) const { result = visible > static_cast<Number>(key); }
