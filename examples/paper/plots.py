@@ -44,17 +44,32 @@ def band(axis, x, spreads, **style):
         axis.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
+def run_weights(results, penalty, weights):
+    """Those of the weights that have been run."""
+    found = []
+    for weight in weights:
+        try:
+            claims.sweep(results, "accuracy", penalty, weight)
+            found.append(weight)
+        except Missing:
+            pass
+    if len(found) < 3:
+        raise Missing(penalty)
+    return found
+
+
 def sweep_figure(results, folder, name, penalty, weights, panels):
+    run = run_weights(results, penalty, weights)
     figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3))
     for axis, (column, label, paper, scale) in zip(axes, panels):
-        spreads = [claims.sweep(results, column, penalty, weight) for weight in weights]
+        spreads = [claims.sweep(results, column, penalty, weight) for weight in run]
         axis.set_xscale("symlog", linthresh=weights[1])
         axis.set_xlim(0, 1.5 * weights[-1])
         axis.set_xticks([0, *(weight for weight in weights if weight and math.log10(weight) % 1 == 0)])
         axis.set_yscale(scale)
         if paper:
             axis.plot(weights, paper, label="the paper", **PAPER)
-        band(axis, weights, spreads, color=COLORS["csq"], label="here")
+        band(axis, run, spreads, color=COLORS["csq"], label="here")
         axis.set_xlabel("λ")
         axis.set_title(label, fontsize=9)
         axis.legend(fontsize=8, frameon=False)
