@@ -78,3 +78,15 @@ TEST_CASE("direct and causal calls keep nothing and take nothing") {
     CHECK(summary.empty());
   }
 }
+
+TEST_CASE("a summary that was moved from is empty") {
+  Random random(174);
+  const Problem p = Problem::random_backward(random, {40, 40, 4, 4});
+  const Run run{csq::Method::factored};
+  csq::KeptSummary summary;
+  gradients_with<double>(csq::Csq{}, p, run, summary);
+  const csq::KeptSummary other = std::move(summary);
+  CHECK_FALSE(other.empty());
+  CHECK(summary.empty());
+  CHECK(same_bits(gradients_with<double>(csq::Csq{}, p, run, summary), gradients<double>(csq::Csq{}, p, run)));
+}

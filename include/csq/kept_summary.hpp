@@ -24,7 +24,7 @@ class KeptSummary {
     bool operator==(const Sizes&) const = default;
   };
 
-  bool empty() const { return sizes_ == Sizes{}; }
+  bool empty() const { return sizes_ == Sizes{} || memory_.bytes() == 0; }  // as after a move
   bool holds(const Sizes& sizes) const { return !empty() && sizes_ == sizes; }
   void clear() { sizes_ = {}; }
   std::size_t bytes() const { return memory_.bytes(); }

@@ -50,7 +50,7 @@ CSQ_INLINE Index next_width(Index vectors) {
     if (vectors % 3 == 0) return 3;
     return vectors < 4 ? vectors : 4;
   } else {
-    return 2;
+    return widest_tile;
   }
 }
 
