@@ -231,8 +231,9 @@ def rank_settings(results, mechanism):
 def square_rank(results):
     found = rank_settings(results, "squared")
     short = [full - measured for full, measured in found]
+    by = f"{min(short):g}" if min(short) == max(short) else f"{min(short):g} to {max(short):g}"
     text = (
-        f"short by {min(short):g} to {max(short):g} in {len(found)} settings: normalised, it cannot see the scale of M, so "
+        f"short by {by} in {len(found)} settings: normalised, it cannot see the scale of M, so "
         "that the condition is never met"
     )
     return text, decide(all(s == 0 for s in short), all(s > 0 for s in short))

@@ -276,8 +276,7 @@ def sweep_section(results, folder, title, name, penalty, weights, paper, columns
             )
         )
     header = ("λ", f"paper: {', '.join(words for _, _, words in columns[: len(theirs)])}", *(w for _, _, w in columns))
-    seeds = cell(lambda: str(sweep(results, "max_abs_z", penalty, weights[-1]).count))
-    seeds = {NOT_RUN: NOT_RUN, "1": "one seed"}.get(seeds, f"{seeds} seeds")
+    seeds = seeds_of(results, "kv_retrieval", mechanism="csq", **{penalty: tuple(weights[1:])})
     lines = [f"## {title}", "", f"CSQ by the recipe of Table 3, {seeds}.", ""]
     return [*lines, *table(header, rows), *plot_link(folder, name, title)]
 
