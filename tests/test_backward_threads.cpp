@@ -25,6 +25,7 @@ const std::vector<ThreadCase> thread_cases{
     {"many heads", {150, 170, 8, 8, 3, 8, 4}, false},
     {"many causal heads", {170, 170, 8, 8, 3, 8, 4}, true},
     {"few queries, many keys", {5, 2000, 16, 16}, false},
+    {"more queries than keys, causal", {500, 190, 8, 8}, true},
     {"one token", {1, 1, 4, 4}, false},
 };
 

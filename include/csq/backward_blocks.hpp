@@ -46,7 +46,7 @@ struct QueryBlock {
   }
 };
 
-// A block of keys and values, packed (values with a row of ones) and as rows.
+// A block of keys and values, packed (values with a row of ones) and as rows; rows of values where they are absorbed.
 template <class T>
 struct KeyValueBlock {
   T* packed = nullptr;
@@ -54,26 +54,27 @@ struct KeyValueBlock {
   T* value_packed = nullptr;
   T* value_rows = nullptr;
 
-  static Index size(Index key_dim, Index value_dim) {
+  static Index size(Index key_dim, Index value_dim, bool has_value_rows) {
     return RowPacker<T>::packed_size(key_dim) + RowPacker<T>::scratch_rows(key_dim) +
-           RowPacker<T>::packed_size(value_dim) + RowPacker<T>::scratch_rows(value_dim);
+           RowPacker<T>::packed_size(value_dim) + (has_value_rows ? RowPacker<T>::scratch_rows(value_dim) : 0);
   }
-  static KeyValueBlock at(T* memory, Index key_dim, Index value_dim) {
+  static KeyValueBlock at(T* memory, Index key_dim, Index value_dim, bool has_value_rows) {
     KeyValueBlock block;
     block.packed = memory;
     block.rows = block.packed + RowPacker<T>::packed_size(key_dim);
     block.value_packed = block.rows + RowPacker<T>::scratch_rows(key_dim);
-    block.value_rows = block.value_packed + RowPacker<T>::packed_size(value_dim);
+    if (has_value_rows) block.value_rows = block.value_packed + RowPacker<T>::packed_size(value_dim);
     return block;
   }
 };
 
-// Packs rows that need no centring, leaving them as rows too.
+// Packs rows that need no centring; leaves them as rows too, unless rows are scratch.
 template <class T>
-void pack_plain(const simd::Source<T>& source, T* rows, T* packed) {
+void pack_plain(const simd::Source<T>& source, T* rows, bool keeps_rows, T* packed) {
   simd::PackBlock<T> block;
   block.source = source;
   block.rows = rows;
+  block.keeps_rows = keeps_rows;
   block.packed = packed;
   simd::kernels<T>().pack(block);
 }
@@ -81,7 +82,7 @@ void pack_plain(const simd::Source<T>& source, T* rows, T* packed) {
 // Rows [first, first + count) of one query head.
 template <class T>
 void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& packer, Index batch, Index head,
-                      Index first, Index count, double* sums, T* copy, const QueryBlock<T>& block) {
+                      Index first, Index count, double* sums, const QueryBlock<T>& block) {
   constexpr Index size = simd::block_tokens<T>;
   constexpr double log2_e = 1.442695040888963407359924681001892137;
   packer.pack(first, count, block.rows, sums, block.packed);
@@ -112,17 +113,19 @@ void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& pac
   simd::backward_kernels<T>().scale_gradient(scale);
 
   const simd::Source<T> rows{block.gradient_rows, scale.value_stride, 1, count, problem.forward.value_dim()};
-  pack_plain(rows, copy, block.gradient_packed);
+  pack_plain(rows, block.gradient_rows, true, block.gradient_packed);
   T* normalizer_row = block.gradient_packed + problem.forward.value_dim() * size;
   for (Index row = 0; row < count; ++row) normalizer_row[row] = -block.dot[row];
 }
 
-// Keys and values [first, first + count) of one key head.
+// Keys and values [first, first + count) of one key head. `copy` is scratch for rows of values.
 template <class T>
 void pack_key_block(const BackwardProblem<T>& problem, const RowPacker<T>& packer, Index batch, Index key_head,
-                    Index first, Index count, double* sums, const KeyValueBlock<T>& block) {
+                    Index first, Index count, double* sums, T* copy, const KeyValueBlock<T>& block) {
   packer.pack(first, count, block.rows, sums, block.packed);
-  pack_plain(rows_of(problem.forward.value.head(batch, key_head), first, count), block.value_rows, block.value_packed);
+  const bool keeps_rows = block.value_rows != nullptr;
+  pack_plain(rows_of(problem.forward.value.head(batch, key_head), first, count), keeps_rows ? block.value_rows : copy,
+             keeps_rows, block.value_packed);
 }
 
 // The pairs of a block of queries with a block of keys: everything but where the gradients go.

@@ -51,7 +51,7 @@ BoundPenalty bound_statistics(const Problem<T>& problem, double radius, double p
       const Index first = task % scratch.key_blocks * size;
       const Index count = std::min(size, packer.length - first);
       const DirectScratch<T>& mine = scratch.threads[thread];
-      if (count > 0) packer.pack(first, count, mine.rows, mine.sums, scratch.keys + task * key_size);
+      if (count > 0) packer.pack_only(first, count, mine.rows, mine.sums, scratch.keys + task * key_size);
     });
     std::vector<BoundPenalty> parts(static_cast<std::size_t>(heads * group * query_blocks));
     parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {
@@ -61,7 +61,7 @@ BoundPenalty bound_statistics(const Problem<T>& problem, double radius, double p
       const DirectScratch<T>& mine = scratch.threads[thread];
       const Index queries = std::min(size, packer.length - first);
       if (queries <= 0) return;
-      packer.pack(first, queries, mine.rows, mine.sums, mine.query);
+      packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
       BoundPenalty& part = parts[static_cast<std::size_t>(task)];
       for (Index key = 0; key < scratch.key_blocks; ++key) {
         const Index keys = std::min(size, scratch.packers.key[h].length - key * size);

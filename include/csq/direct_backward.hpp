@@ -3,9 +3,12 @@
 //   ∂L/∂s_ij = w'(s_ij)·(r_i·v_j − r_i·o_i), r_i = G_i/δ_i     (backward_blocks.hpp)
 //   ∂L/∂v_j = Σ_i w_ij r_i     ∂L/∂k_j = α Σ_i ∂L/∂s_ij q_i     ∂L/∂q_i = α Σ_j ∂L/∂s_ij k_j     10·n·m·d flops
 //
-// A task is a set of key blocks of one key head against all the queries of its group: it owns their ∂k and ∂v. For ∂q
-// each set keeps rows of its own, summed in order; where there are few heads the keys are dealt to several sets, their
-// number a function of the shape. Memory: O(n·g·(d+dᵥ) + m·(d+dᵥ)) for each key head in flight, times the sets for ∂q.
+// A task is one block of keys of one key head against all the queries of its group: it owns their ∂k and ∂v. To ∂q
+// every block adds one term a row, always in the order of the blocks: at once where a thread has the head for itself;
+// where heads are fewer than threads, several blocks at a time leave their terms in rows of their own, which are then
+// added in order. So the sums are the same however the work is dealt. (Fixed sets of key blocks with a ∂q each, summed
+// at the end, cost one thread 5% at n = 1024: rows cleared, written and read again for nothing.)
+// Memory: O(n·g·(d+dᵥ) + m·(d+dᵥ)) for each key head in flight, and n·g·d for each block side by side.
 #pragma once
 
 #include "csq/backward_blocks.hpp"
@@ -42,29 +45,25 @@ struct BackwardScratch {
 template <class T>
 struct DirectBackwardLayout {
   Index heads = 1;  // key heads in flight
-  Index sets = 1;   // of key blocks
+  // Key blocks of a head side by side, each with its own terms of ∂q; 0: one after another, added at once.
+  Index beside = 0;
   Index query_blocks = 0, key_blocks = 0;
   Packers<T> packers;
   T* queries = nullptr;         // [heads][group][query_blocks] QueryBlock
   T* keys = nullptr;            // [heads][key_blocks] KeyValueBlock
-  T* query_gradient = nullptr;  // [heads][sets][group][query_blocks][B][padded d]
+  T* query_gradient = nullptr;  // [heads][group][query_blocks][B][padded d]
+  T* query_terms = nullptr;     // [heads][beside][group][query_blocks][B][padded d]
   T* key_gradient = nullptr;    // [heads][key_blocks][B][padded d]
-  double* slope_sum = nullptr;  // [all key heads][sets]
+  double* slope_sum = nullptr;  // [all key heads][key_blocks]
   BackwardScratch<T>* threads = nullptr;
 
   static DirectBackwardLayout lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem) {
     constexpr Index size = simd::block_tokens<T>;
-    constexpr Index wanted_tasks = 16;  // sets times key heads, at least, as long as their ∂q fits into this
-    constexpr Index set_bytes = Index{64} << 20;
+    constexpr Index terms_bytes = Index{64} << 20;  // of all blocks side by side
     const Problem<T>& p = problem.forward;
     DirectBackwardLayout result;
     result.query_blocks = block_count(p.queries(), size);
     result.key_blocks = block_count(p.keys(), size);
-    result.sets = std::clamp<Index>(block_count(wanted_tasks, std::max<Index>(p.key_heads(), 1)), 1,
-                                    std::max<Index>(result.key_blocks, 1));
-    const Index query_bytes = checked_product(checked_product(p.query.heads(), result.query_blocks, "workspace"),
-                                              RowPacker<T>::scratch_rows(p.key_dim()) * Index(sizeof(T)), "workspace");
-    while (result.sets > 2 && result.sets * (query_bytes >> 10) > (set_bytes >> 10)) result.sets /= 2;
     const Index groups_of_heads = block_count(p.key_heads(), p.threads);
     result.heads = std::max<Index>(1, block_count(p.key_heads(), std::max<Index>(1, groups_of_heads)));
     const auto blocks = [](Index a, Index b) { return checked_product(a, b, "workspace"); };
@@ -73,10 +72,17 @@ struct DirectBackwardLayout {
     const Index rows = RowPacker<T>::scratch_rows(p.key_dim());
     result.packers = Packers<T>::lay_out(layout, p, result.heads);
     result.queries = layout.template take<T>(blocks(query_count, QueryBlock<T>::size(p.key_dim(), p.value_dim())));
-    result.keys = layout.template take<T>(blocks(key_count, KeyValueBlock<T>::size(p.key_dim(), p.value_dim())));
-    result.query_gradient = layout.template take<T>(blocks(blocks(query_count, result.sets), rows));
+    result.keys = layout.template take<T>(blocks(key_count, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), false)));
+    if (p.key_heads() % p.threads != 0 && p.key_heads() < 8 * p.threads) {
+      const Index bytes = blocks(blocks(query_count, rows), Index(sizeof(T)));
+      const Index fitting = std::max<Index>(2, terms_bytes / std::max<Index>(bytes, 1));
+      const Index wanted = block_count(2 * std::max<Index>(p.threads, 8), result.heads);
+      result.beside = std::min({result.key_blocks, fitting, wanted});
+    }
+    result.query_gradient = layout.template take<T>(blocks(query_count, rows));
+    result.query_terms = layout.template take<T>(blocks(blocks(query_count, result.beside), rows));
     result.key_gradient = layout.template take<T>(blocks(key_count, rows));
-    result.slope_sum = layout.template take<double>(blocks(p.key_heads(), result.sets));
+    result.slope_sum = layout.template take<double>(blocks(p.key_heads(), result.key_blocks));
     result.threads = layout.template take<BackwardScratch<T>>(p.threads);
     const bool counting = result.threads == nullptr;
     for (int thread = 0; thread < p.threads; ++thread) {
@@ -102,8 +108,20 @@ class DirectBackwardRun {
 
   void run() const {
     pack_all();
-    parallel_for(heads_ * scratch_.sets, p_.threads,
-                 [&](Index task, int thread) { run_set(task / scratch_.sets, task % scratch_.sets, thread); });
+    if (scratch_.beside == 0) {
+      parallel_for(heads_, p_.threads, [&](Index h, int thread) {
+        for (Index block = 0; block < scratch_.key_blocks; ++block) run_block(h, block, nullptr, thread);
+      });
+    } else {
+      for (Index first = 0; first < scratch_.key_blocks; first += scratch_.beside) {
+        const Index count = std::min(scratch_.beside, scratch_.key_blocks - first);
+        parallel_for(heads_ * count, p_.threads, [&](Index task, int thread) {
+          const Index h = task / count, slot = task % count;
+          run_block(h, first + slot, query_terms(h, slot), thread);
+        });
+        add_terms(first, count);
+      }
+    }
     write_all();
   }
 
@@ -125,12 +143,14 @@ class DirectBackwardRun {
   }
   KeyValueBlock<T> key_block(Index h, Index block) const {
     const Index index = h * scratch_.key_blocks + block;
-    return KeyValueBlock<T>::at(scratch_.keys + index * KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim()),
-                                p_.key_dim(), p_.value_dim());
+    return KeyValueBlock<T>::at(scratch_.keys + index * KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim(), false),
+                                p_.key_dim(), p_.value_dim(), false);
   }
   Index rows_size() const { return RowPacker<T>::scratch_rows(p_.key_dim()); }
-  T* query_gradient(Index h, Index set, Index g) const {
-    return scratch_.query_gradient + ((h * scratch_.sets + set) * group_ + g) * scratch_.query_blocks * rows_size();
+  Index query_rows_size() const { return scratch_.query_blocks * rows_size(); }  // of one query head
+  T* query_gradient(Index h, Index g) const { return scratch_.query_gradient + (h * group_ + g) * query_rows_size(); }
+  T* query_terms(Index h, Index slot) const {
+    return scratch_.query_terms + (h * scratch_.beside + slot) * group_ * query_rows_size();
   }
   T* key_gradient(Index h) const { return scratch_.key_gradient + h * scratch_.key_blocks * rows_size(); }
 
@@ -139,7 +159,7 @@ class DirectBackwardRun {
       const Index h = task / scratch_.key_blocks, block = task % scratch_.key_blocks;
       if (keys_in(h, block) > 0)
         pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), block * size, keys_in(h, block),
-                       scratch_.threads[thread].sums, key_block(h, block));
+                       scratch_.threads[thread].sums, scratch_.threads[thread].copy, key_block(h, block));
     });
     parallel_for(heads_ * group_ * scratch_.query_blocks, p_.threads, [&](Index task, int thread) {
       const Index block = task % scratch_.query_blocks;
@@ -147,42 +167,68 @@ class DirectBackwardRun {
       const BackwardScratch<T>& mine = scratch_.threads[thread];
       if (queries_in(h, block) > 0)
         pack_query_block(problem_, scratch_.packers.query[h * group_ + g], batch(h), key_head(h) * group_ + g,
-                         block * size, queries_in(h, block), mine.sums, mine.copy, query_block(h, g, block));
+                         block * size, queries_in(h, block), mine.sums, query_block(h, g, block));
     });
   }
 
-  // Key blocks set, set + sets, …: dealt round, because under a causal mask the first are seen by more queries.
-  void run_set(Index h, Index set, int thread) const {
+  // A block of queries against a block of keys: empty when none of its pairs is visible.
+  simd::DirectBackwardBlock<T> pairs_of(Index h, Index g, Index queries, Index keys) const {
+    auto pairs = backward_pairs(problem_, weight_, query_block(h, g, queries), queries * size, queries_in(h, queries),
+                                key_block(h, keys), keys * size, keys_in(h, keys));
+    if (pairs.diagonal + pairs.queries <= 1 || pairs.keys == 0) pairs.queries = 0;
+    return pairs;
+  }
+
+  // Key block `block` against all queries. Its terms of ∂q go to `terms`, or where that is null are added at once.
+  void run_block(Index h, Index block, T* terms, int thread) const {
     const BackwardScratch<T>& mine = scratch_.threads[thread];
     const Index value_stride = simd::padded_columns<T>(p_.value_dim());
-    double& slope_sum = scratch_.slope_sum[(first_head_ + h) * scratch_.sets + set];
+    double& slope_sum = scratch_.slope_sum[(first_head_ + h) * scratch_.key_blocks + block];
     slope_sum = 0;
-    std::fill_n(query_gradient(h, set, 0), group_ * scratch_.query_blocks * rows_size(), T(0));
-    for (Index block = set; block < scratch_.key_blocks; block += scratch_.sets) {
-      const Index keys = keys_in(h, block);
-      T* dk = key_gradient(h) + block * rows_size();
-      std::fill_n(dk, rows_size(), T(0));
-      std::fill_n(mine.value_gradient, size * value_stride, T(0));
-      for (Index g = 0; g < group_ && keys > 0; ++g) {
-        for (Index from = 0; from < scratch_.query_blocks; ++from) {
-          auto pairs = backward_pairs(problem_, weight_, query_block(h, g, from), from * size, queries_in(h, from),
-                                      key_block(h, block), block * size, keys);
-          if (pairs.queries == 0 || pairs.diagonal + pairs.queries <= 1) continue;
-          pairs.weights = mine.weights;
-          pairs.slopes = mine.slopes;
-          pairs.query_gradient = query_gradient(h, set, g) + from * rows_size();
-          pairs.key_gradient = dk;
-          pairs.value_gradient = mine.value_gradient;
-          pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
-          simd::backward_kernels<T>().direct(pairs);
-        }
+    T* dk = key_gradient(h) + block * rows_size();
+    std::fill_n(dk, rows_size(), T(0));
+    std::fill_n(mine.value_gradient, size * value_stride, T(0));
+    for (Index g = 0; g < group_; ++g) {
+      for (Index from = 0; from < scratch_.query_blocks; ++from) {
+        T* dq = query_gradient(h, g) + from * rows_size();
+        if (terms == nullptr && block == 0) std::fill_n(dq, rows_size(), T(0));
+        auto pairs = pairs_of(h, g, from, block);
+        if (pairs.queries == 0) continue;
+        pairs.weights = mine.weights;
+        pairs.slopes = mine.slopes;
+        pairs.key_gradient = dk;
+        pairs.value_gradient = mine.value_gradient;
+        pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
+        // Under a mask a term takes several steps, so that adding each at once would round otherwise.
+        const bool at_once = terms == nullptr && pairs.diagonal >= pairs.keys;
+        pairs.query_gradient = at_once            ? dq
+                               : terms == nullptr ? mine.query_gradient
+                                                  : terms + g * query_rows_size() + from * rows_size();
+        if (!at_once) std::fill_n(pairs.query_gradient, rows_size(), T(0));
+        const Index next = from + 1 < scratch_.query_blocks ? from + 1 : 0;
+        pairs.upcoming.add(query_block(h, g, next).packed, QueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
+        if (terms == nullptr) pairs.upcoming.add(query_gradient(h, g) + next * rows_size(), rows_size());
+        simd::backward_kernels<T>().direct(pairs);
+        if (!at_once && terms == nullptr) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
       }
-      // Keys past the length have no gradient: their rows are still zero, but for what a tile has spilt.
-      const Index rows = std::min(size, p_.keys() - block * size);
-      std::fill(mine.value_gradient + keys * value_stride, mine.value_gradient + rows * value_stride, T(0));
-      write_rows_plain<T>(mine.value_gradient, block * size, rows,
-                          problem_.gradients.value.head(batch(h), key_head(h)));
     }
+    // Keys past the length have no gradient: their rows are still zero, but for what a tile has spilt.
+    const Index keys = keys_in(h, block), rows = std::min(size, p_.keys() - block * size);
+    std::fill(mine.value_gradient + keys * value_stride, mine.value_gradient + rows * value_stride, T(0));
+    write_rows_plain<T>(mine.value_gradient, block * size, rows, problem_.gradients.value.head(batch(h), key_head(h)));
+  }
+
+  // Adds the terms of key blocks [first, first + count) to ∂q, in their order.
+  void add_terms(Index first, Index count) const {
+    parallel_for(heads_ * group_ * scratch_.query_blocks, p_.threads, [&](Index task, int) {
+      const Index from = task % scratch_.query_blocks, head = task / scratch_.query_blocks;
+      const Index h = head / group_, g = head % group_;
+      T* dq = query_gradient(h, g) + from * rows_size();
+      if (first == 0) std::fill_n(dq, rows_size(), T(0));
+      for (Index slot = 0; slot < count; ++slot)
+        if (pairs_of(h, g, from, first + slot).queries > 0)
+          simd::kernels<T>().add(rows_size(), query_terms(h, slot) + g * query_rows_size() + from * rows_size(), dq);
+    });
   }
 
   void write_all() const {
@@ -194,9 +240,8 @@ class DirectBackwardRun {
                              mine.copy, problem_.gradients.key.head(batch(h), key_head(h)));
         return;
       }
-      T* rows = query_gradient(h, 0, g);
-      for (Index set = 1; set < scratch_.sets; ++set)
-        simd::kernels<T>().add(scratch_.query_blocks * rows_size(), query_gradient(h, set, g), rows);
+      T* rows = query_gradient(h, g);
+      if (scratch_.key_blocks == 0) std::fill_n(rows, query_rows_size(), T(0));
       write_input_gradient(scratch_.packers.query[h * group_ + g], query_gradient_factor(p_), rows, mine.sums,
                            mine.packed, mine.copy, problem_.gradients.query.head(batch(h), key_head(h) * group_ + g));
     });
@@ -218,7 +263,7 @@ void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackward
   }
   if (problem.gradients.shift != nullptr) {
     double sum = 0;
-    for (Index i = 0; i < problem.forward.key_heads() * scratch.sets; ++i) sum += scratch.slope_sum[i];
+    for (Index i = 0; i < problem.forward.key_heads() * scratch.key_blocks; ++i) sum += scratch.slope_sum[i];
     *problem.gradients.shift = sum;
   }
 }

@@ -148,7 +148,7 @@ class FactoredRun {
       const DirectScratch<T>& mine = scratch_.threads[thread];
       mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
-        scratch_.packers.query[h * group_ + g].pack(rows.first, rows.real, mine.rows, mine.sums, mine.query);
+        scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         serve_stored(h, 0, 0, chunk, mine.query, rows, mine);
       }
       write(h, g, rows, mine);
@@ -158,10 +158,13 @@ class FactoredRun {
   // The pairs of a block of rows with the stored chunks [first, last]; slot 0 of the store holds chunk `base`.
   void serve_stored(Index h, Index base, Index first, Index last, const T* query, const Rows& rows,
                     const DirectScratch<T>& mine) const {
+    const auto stored = [&](Index chunk) -> KeyBlock<T> {
+      return {stored_keys_at(h, chunk - base), stored_values_at(h, chunk - base), chunk * chunk_size(),
+              keys_in(h, chunk)};
+    };
     for (Index chunk = first; chunk <= last; ++chunk)
-      serve_directly(problem_, weight_, mine, query, rows.real, rows.first + problem_.offset(),
-                     {stored_keys_at(h, chunk - base), stored_values_at(h, chunk - base), chunk * chunk_size(),
-                      keys_in(h, chunk)});
+      serve_directly(problem_, weight_, mine, query, rows.real, rows.first + problem_.offset(), stored(chunk),
+                     stored(chunk < last ? chunk + 1 : first));
   }
 
   bool is_kept(Index chunk) const { return chunk >= scratch_.plan.first_kept; }
@@ -186,7 +189,8 @@ class FactoredRun {
       const Rows rows = rows_in(h, chunk);
       if (!is_read(chunk) || rows.real == 0) return;
       const DirectScratch<T>& mine = scratch_.threads[thread];
-      scratch_.packers.query[h * group_ + g].pack(rows.first, rows.real, mine.rows, mine.sums, queries_at(h, g, slot));
+      scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums,
+                                                       queries_at(h, g, slot));
     });
   }
 
@@ -253,7 +257,7 @@ class FactoredRun {
       const DirectScratch<T>& mine = scratch_.threads[thread];
       mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
-        packer.pack(rows.first, rows.real, mine.rows, mine.sums, mine.query);
+        packer.pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         for (Index slice = 0; slice < scratch_.slices; ++slice)
           scratch_.slice(h, slice).read(coefficients_, mine.query, rows.real, scratch_.panels[thread], mine.numerator,
                                         mine.normalizer);

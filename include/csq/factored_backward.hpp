@@ -66,9 +66,9 @@ class FactoredBackwardRun {
     return {first, std::clamp<Index>(start + scratch_.chunk, 0, length) - first};
   }
   KeyValueBlock<T> key_block(Index h, Index slot) const {
-    const Index block_size = KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim());
+    const Index block_size = KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim(), true);
     return KeyValueBlock<T>::at(scratch_.keys + (h * scratch_.superblock + slot) * block_size, p_.key_dim(),
-                                p_.value_dim());
+                                p_.value_dim(), true);
   }
   QueryBlock<T> query_block(Index h, Index g, Index slot) const {
     const Index block_size = QueryBlock<T>::size(p_.key_dim(), p_.value_dim());
@@ -230,7 +230,7 @@ class FactoredBackwardRun {
       const Rows rows = keys_in(h, first + slot);
       if (rows.count > 0)
         pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), rows.first, rows.count,
-                       scratch_.threads[thread].sums, key_block(h, slot));
+                       scratch_.threads[thread].sums, scratch_.threads[thread].copy, key_block(h, slot));
     });
   }
   void pack_queries_of(Index first, Index last) const {
@@ -240,8 +240,7 @@ class FactoredBackwardRun {
       const Rows rows = queries_in(h, first + slot);
       if (rows.count > 0)
         pack_query_block(problem_, scratch_.packers.query[h * group_ + g], batch(h), key_head(h) * group_ + g,
-                         rows.first, rows.count, scratch_.threads[thread].sums, scratch_.threads[thread].copy,
-                         query_block(h, g, slot));
+                         rows.first, rows.count, scratch_.threads[thread].sums, query_block(h, g, slot));
     });
   }
 

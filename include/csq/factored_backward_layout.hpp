@@ -96,8 +96,8 @@ FactoredBackwardLayout<T> FactoredBackwardLayout<T>::lay_out(ScratchLayout& layo
   result.normalizer = layout.template take<T>(heads * result.features);
   result.summary_gradient = layout.template take<T>(summary);
   result.normalizer_gradient = layout.template take<T>(heads * result.features);
-  result.keys =
-      layout.template take<T>(times(heads * result.superblock, KeyValueBlock<T>::size(p.key_dim(), p.value_dim())));
+  result.keys = layout.template take<T>(
+      times(heads * result.superblock, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), true)));
   result.queries = layout.template take<T>(
       times(heads * group * result.superblock, QueryBlock<T>::size(p.key_dim(), p.value_dim())));
   if (p.causal)

@@ -26,12 +26,22 @@ struct RowPacker {
   // Packs rows [first, first + count), count ≤ block_tokens; with `packed` null only the rows are made. Scratch:
   // scratch_rows of T and scratch_sums of double.
   void pack(Index first, Index count, T* rows, double* sums, T* packed) const {
+    run(first, count, rows, true, sums, packed);
+  }
+  // The same without the rows: less to write.
+  void pack_only(Index first, Index count, T* scratch, double* sums, T* packed) const {
+    run(first, count, scratch, false, sums, packed);
+  }
+
+ private:
+  void run(Index first, Index count, T* rows, bool keeps_rows, double* sums, T* packed) const {
     constexpr Index size = simd::block_tokens<T>;
     simd::PackBlock<T> block;
     block.source = rows_of(head, first, count);
     block.factor = factor;
     block.elu = elu;
     block.rows = rows;
+    block.keeps_rows = keeps_rows;
     block.packed = packed;
     if (means.centering == Centering::sequence) block.mean = means.sums;
     if (is_prefix(means.centering)) {

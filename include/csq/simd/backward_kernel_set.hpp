@@ -44,6 +44,7 @@ struct DirectBackwardBlock {
   T* key_gradient = nullptr;    // [B][padded key_dim]
   T* value_gradient = nullptr;  // [B][padded value_dim]
   double* slope_sum = nullptr;  // += Σ slope_ij, the gradient of the shift
+  Upcoming upcoming;
 };
 
 // The gradient of a read with respect to the rows x that read: with P_tf = Σ_c summary[f][c]·y_tc +

@@ -188,12 +188,13 @@ void direct(const DirectBlock<T>& block) {
   const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
   const bool masked = block.diagonal < block.keys;
   bool scaled = false;
+  Upcoming upcoming = block.upcoming;
   // A few lanes at a time: their scores stay in the first-level cache until they are weights.
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const Index lane = done * lanes<T>;
     product<T, true>(block.keys, width, block.dim, block.key, block.query + lane, stride, block.weights + lane, stride,
-                     false);
+                     false, upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
       const Index column = lane + v * lanes<T>;
       const bool any = masked ? weights_of_lanes<T, true>(block, column) : weights_of_lanes<T, false>(block, column);
@@ -206,7 +207,7 @@ void direct(const DirectBlock<T>& block) {
       if (block.scale[query] != 1)
         scale_row<T>(block.scale[query], block.value_stride, block.numerator + query * block.value_stride);
   visible_product<T, true>({block.queries, block.keys, block.diagonal}, block.value_stride / lanes<T>, block.weights,
-                           block.values, block.value_stride, block.numerator, block.value_stride);
+                           block.values, block.value_stride, block.numerator, block.value_stride, upcoming);
 }
 
 template <class T>

@@ -7,9 +7,11 @@ template <class T>
 void scale_gradient(const ScaleGradient<T>& block) {
   constexpr Index step = lanes<double>;
   const Source<T>& output = block.output;
-  copy_rows(block.gradient, block.value_stride, block.rows);
   for (Index token = 0; token < block.gradient.tokens; ++token) {
     T* row = block.rows + token * block.value_stride;
+    const Source<T>& gradient = block.gradient;
+    copy_rows<T>({gradient.data + token * gradient.token_stride, 0, gradient.dim_stride, 1, gradient.dim},
+                 block.value_stride, row);
     const T factor = block.factor[token];
     block.dot[token] = 0;
     for (Index column = 0; column < block.value_stride; column += lanes<T>) {
@@ -192,13 +194,14 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
   const Index key_stride = padded_columns<T>(block.key_dim);
   const Index value_stride = padded_columns<T>(block.value_dim);
   const VisiblePairs pairs{block.queries, block.keys, block.diagonal};
+  Upcoming upcoming = block.upcoming;
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const Index lane = done * lanes<T>;
     product<T, true>(block.keys, width, block.key_dim, block.key, block.query + lane, stride, block.weights + lane,
-                     stride, false);
+                     stride, false, upcoming);
     product<T, true>(block.keys, width, block.value_dim, block.value, block.gradient + lane, stride,
-                     block.slopes + lane, stride, false);
+                     block.slopes + lane, stride, false, upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
       if (pairs.all())
         backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>);
@@ -208,18 +211,20 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
     done += width;
   }
   visible_product<T, false>(pairs, value_stride / lanes<T>, block.weights, block.gradient_rows, value_stride,
-                            block.value_gradient, value_stride);
+                            block.value_gradient, value_stride, upcoming);
   visible_product<T, false>(pairs, key_stride / lanes<T>, block.slopes, block.query_rows, key_stride,
-                            block.key_gradient, key_stride);
+                            block.key_gradient, key_stride, upcoming);
   visible_product<T, true>(pairs, key_stride / lanes<T>, block.slopes, block.key_rows, key_stride, block.query_gradient,
-                           key_stride);
+                           key_stride, upcoming);
 }
 
 template <class T>
 void score_statistics(const ScoreStatistics<T>& block) {
   constexpr Index stride = block_tokens<T>;
   const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
-  product<T, true>(block.keys, vectors, block.dim, block.key, block.query, stride, block.scores, stride, false);
+  Upcoming nothing;
+  product<T, true>(block.keys, vectors, block.dim, block.key, block.query, stride, block.scores, stride, false,
+                   nothing);
   for (Index key = 0; key < block.keys; ++key) {
     const Index unseen = key + 1 - block.diagonal;
     for (Index query = unseen > 0 ? unseen : 0; query < block.queries; ++query) {

@@ -3,8 +3,8 @@
 // 2^x = 2^n·2^f with n the nearest integer and |f| ≤ ½: a polynomial for 2^f (Chebyshev interpolation; relative error
 // 1.0e-7 in float, 4e-18 in double before rounding), halved, times 2^(n+1). Below 2^-125 (2^-1021) the result
 // stays there. The magic number leaves n + 1 plus the exponent's bias in the low bits of the sum, which shifted are
-// 2^(n+1). A NaN of any payload stays one, as it would not if n were added to the exponent bits; the bias itself, an odd
-// number, would round ties the other way. C-style casts of vectors keep the bits.
+// 2^(n+1). A NaN of any payload stays one, as it would not if n were added to the exponent bits; the bias itself, an
+// odd number, would round ties the other way. C-style casts of vectors keep the bits.
 CSQ_INLINE void exp2_in_place(Vector<float>& x) {
   constexpr float smallest = -125.0f;
   constexpr float magic = 12582912.0f + 128.0f;  // 1.5·2^23 and the bias of 2^(n+1)

@@ -82,16 +82,26 @@ struct AbsorbPanel {
   }
 };
 
+// A summary that the second-level cache does not hold, beside tokens and panels, is brought in panel by panel.
+template <class T>
+CSQ_INLINE bool is_large_summary(Index features, Index value_stride) {
+  return features * value_stride * static_cast<Index>(sizeof(T)) > second_level_bytes / 2;
+}
+
 template <class T>
 void absorb(const AbsorbBlock<T>& block) {
   const Index vectors = block.value_stride / lanes<T>;
   const Index length = (block.tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
+  const bool is_large = is_large_summary<T>(block.last - block.first, block.value_stride);
   for (Index first = block.first; first < block.last; first += absorb_panel) {
     const Index last = first + absorb_panel < block.last ? first + absorb_panel : block.last;
     const AbsorbPanel<T> panel{first, length, block.row_weights, block.panel, block.normalizer + (first - block.first)};
     for_each_feature(block.map, block.packed, first, last, panel);
-    product<T, false>(last - first, vectors, block.tokens, block.panel, block.values, block.value_stride,
-                      block.summary + (first - block.first) * block.value_stride, block.value_stride, true);
+    T* summary = block.summary + (first - block.first) * block.value_stride;
+    Upcoming upcoming;
+    if (is_large) upcoming.add(summary + (last - first) * block.value_stride, absorb_panel * block.value_stride);
+    product<T, false>(last - first, vectors, block.tokens, block.panel, block.values, block.value_stride, summary,
+                      block.value_stride, true, upcoming);
   }
 }
 
@@ -150,13 +160,16 @@ CSQ_INLINE void read_strip(const ReadBlock<T>& block, Index first, Index last, I
 template <class T>
 void read(const ReadBlock<T>& block) {
   const Index vectors = block.value_stride / lanes<T>;
+  const bool is_large = is_large_summary<T>(block.last - block.first, block.value_stride);
   for (Index first = block.first; first < block.last; first += read_panel) {
     const Index last = first + read_panel < block.last ? first + read_panel : block.last;
     Index token = 0;
     for (; token + 3 * lanes<T> <= block.tokens; token += 3 * lanes<T>) read_strip<T, 3>(block, first, last, token);
     for (; token < block.tokens; token += lanes<T>) read_strip<T, 1>(block, first, last, token);
-    product<T, true>(block.tokens, vectors, last - first, block.panel,
-                     block.summary + (first - block.first) * block.value_stride, block.value_stride, block.numerator,
-                     block.value_stride, true);
+    const T* summary = block.summary + (first - block.first) * block.value_stride;
+    Upcoming upcoming;
+    if (is_large) upcoming.add(summary + (last - first) * block.value_stride, read_panel * block.value_stride);
+    product<T, true>(block.tokens, vectors, last - first, block.panel, summary, block.value_stride, block.numerator,
+                     block.value_stride, true, upcoming);
   }
 }

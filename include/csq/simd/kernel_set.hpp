@@ -32,6 +32,34 @@ constexpr Index padded_columns(Index columns) {
   return (columns + line - 1) / line * line;
 }
 
+// Memory that the next blocks will read, in up to two pieces: tiles bring it into the second-level cache on their way.
+// Worth it where what is read again and again does not fit there; where it does, asking for it costs 1%.
+inline constexpr Index second_level_bytes = Index{5} << 18;  // 1.25 MB: processors have 1 to 2 MB
+
+struct Upcoming {
+  const char* at = nullptr;
+  const char* end = nullptr;
+  const char* then = nullptr;
+  const char* then_end = nullptr;
+
+  template <class T>
+  void add(const T* data, Index count) {
+    const char* first = reinterpret_cast<const char*>(data);
+    (at == nullptr ? at : then) = first;
+    (end == nullptr ? end : then_end) = first + count * static_cast<Index>(sizeof(T));
+  }
+  void advance(const char* reached) {
+    at = reached;
+    if (reached < end) return;
+    at = then;
+    end = then_end;
+    then = then_end = nullptr;
+  }
+};
+
+// Tokens that are dealt with together wherever rows pass through: at d = 128 they fill 8 KB.
+inline constexpr Index token_group = 16;
+
 // A block of rows in the caller's memory.
 template <class T>
 struct Source {
@@ -52,8 +80,9 @@ struct PackBlock {
   bool exclusive = false;         // the running mean leaves the row itself out
   double factor = 1;
   bool elu = false;
-  T* rows = nullptr;    // scratch [B][padded dim]
-  T* packed = nullptr;  // [dim+1][B], or null: rows only
+  T* rows = nullptr;       // [B][padded dim]: the rows as they are packed; the source itself where it has this layout
+  bool keeps_rows = true;  // false: rows is scratch of token_group rows, which stay in the first-level cache
+  T* packed = nullptr;     // [dim+1][B], or null: rows only
 };
 
 // Which monomials of x a feature map holds, in this order: x_a·x_b for a ≤ b (a outer), x_a, 1.
@@ -146,6 +175,7 @@ struct DirectBlock {
   T* numerator = nullptr;
   T* normalizer = nullptr;
   T* maximum = nullptr;  // exponential only
+  Upcoming upcoming;
 };
 
 // The same for a few queries and keys in rows, not packed: the numerator, normaliser and maximum are those of one

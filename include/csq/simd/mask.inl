@@ -36,7 +36,8 @@ struct VisiblePairs {
 // One strip of C += Aᵀ·B where the mask cuts through tiles: full tiles over the depth that all their rows share, then
 // each row by itself over the rest. DepthMajor: rows of C are queries and the depth is keys; else the other way round.
 template <class T, int Columns, bool DepthMajor>
-void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_stride, T* c, Index c_stride) {
+void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_stride, T* c, Index c_stride,
+                   Upcoming& upcoming) {
   constexpr int height = tile_rows<Columns>;
   constexpr Index row_step = DepthMajor ? 1 : block_tokens<T>;
   constexpr Index depth_step = DepthMajor ? block_tokens<T> : 1;
@@ -47,13 +48,13 @@ void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_st
     const Index from = DepthMajor ? 0 : pairs.first_query_of(last - 1);
     const Index to = DepthMajor ? pairs.keys_of(first) : pairs.queries;
     strip<T, Columns, DepthMajor>(height, to - from, a + first * row_step + from * depth_step, b + from * b_stride,
-                                  b_stride, c + first * c_stride, c_stride, true);
+                                  b_stride, c + first * c_stride, c_stride, true, upcoming);
     for (Index row = first; row < last; ++row) {
       const Index begin = DepthMajor ? to : pairs.first_query_of(row);
       const Index end = DepthMajor ? pairs.keys_of(row) : from;
       if (begin < end)
         tile<T, 1, Columns, DepthMajor>(end - begin, a + row * row_step + begin * depth_step, b + begin * b_stride,
-                                        b_stride, c + row * c_stride, c_stride, true);
+                                        b_stride, c + row * c_stride, c_stride, true, upcoming);
     }
   }
 }
@@ -61,10 +62,10 @@ void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_st
 // C += Aᵀ·B over visible pairs only, for any number of column vectors.
 template <class T, bool DepthMajor>
 __attribute__((noinline)) void visible_product(const VisiblePairs& pairs, Index vectors, const T* a, const T* b,
-                                               Index b_stride, T* c, Index c_stride) {
+                                               Index b_stride, T* c, Index c_stride, Upcoming& upcoming) {
   if (pairs.all()) {
     product<T, DepthMajor>(DepthMajor ? pairs.queries : pairs.keys, vectors, DepthMajor ? pairs.keys : pairs.queries, a,
-                           b, b_stride, c, c_stride, true);
+                           b, b_stride, c, c_stride, true, upcoming);
     return;
   }
   for (Index done = 0; done < vectors;) {
@@ -72,11 +73,11 @@ __attribute__((noinline)) void visible_product(const VisiblePairs& pairs, Index 
     const T* b_strip = b + done * lanes<T>;
     T* c_strip = c + done * lanes<T>;
     if constexpr (widest_tile >= 4) {
-      if (width == 4) visible_strip<T, 4, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
-      if (width == 3) visible_strip<T, 3, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
-      if (width == 1) visible_strip<T, 1, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
+      if (width == 4) visible_strip<T, 4, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride, upcoming);
+      if (width == 3) visible_strip<T, 3, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride, upcoming);
+      if (width == 1) visible_strip<T, 1, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride, upcoming);
     }
-    if (width == 2) visible_strip<T, 2, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride);
+    if (width == 2) visible_strip<T, 2, DepthMajor>(pairs, a, b_strip, b_stride, c_strip, c_stride, upcoming);
     done += width;
   }
 }

@@ -27,7 +27,7 @@ __attribute__((noinline)) void transpose_square(const T* source, Index source_st
   for (int row = 0; row < size; ++row) store<T>(target + row * target_stride, rows[row]);
 }
 
-// rows[t] ← source row t, columns past the dimension zero.
+// rows[t] ← source row t, columns past the dimension zero. The row a group further on is asked for meanwhile.
 template <class T>
 void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
   for (Index token = 0; token < source.tokens; ++token) {
@@ -37,6 +37,7 @@ void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
     if (source.dim_stride == 1) {
       for (; column + lanes<T> <= source.dim; column += lanes<T>) {
         Vector<T> value;
+        __builtin_prefetch(from + column + token_group * source.token_stride);
         load<T>(from + column, value);
         store<T>(to + column, value);
       }
@@ -93,13 +94,14 @@ void center_rows(const PackBlock<T>& block, Index row_stride) {
   }
 }
 
+// Rows [0, tokens) of a block, a few: copied, centred, mapped, and transposed while they are in the first-level cache.
 template <class T>
-void pack(const PackBlock<T>& block) {
+void pack_some(const PackBlock<T>& block, T* packed) {
   constexpr Index stride = block_tokens<T>;
   const Index tokens = block.source.tokens;
   const Index dim = block.source.dim;
   const Index row_stride = padded_columns<T>(dim);
-  copy_rows(block.source, row_stride, block.rows);
+  if (block.source.data != block.rows) copy_rows(block.source, row_stride, block.rows);
   if (block.mean != nullptr || block.running_sum != nullptr || block.factor != 1) center_rows(block, row_stride);
   if (block.elu) {
     for (Index index = 0; index < tokens * row_stride; index += lanes<T>) {
@@ -112,28 +114,45 @@ void pack(const PackBlock<T>& block) {
     for (Index token = 0; token < tokens; ++token)
       for (Index column = dim; column < row_stride; ++column) block.rows[token * row_stride + column] = 0;
   }
-  if (block.packed == nullptr) return;
+  if (packed == nullptr) return;
   // Past the last token the packed rows must be zero; zero rows of the source make them so, up to a whole square.
   const Index squares = (tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
-  const Index end = padded_tokens<T>(tokens);
   for (Index index = tokens * row_stride; index < squares * row_stride; ++index) block.rows[index] = 0;
   for (Index column = 0; column < dim; column += lanes<T>) {
     const bool whole = column + lanes<T> <= dim;
     for (Index token = 0; token < squares; token += lanes<T>) {
       const T* square = block.rows + token * row_stride + column;
       if (whole) {
-        transpose_square<T>(square, row_stride, block.packed + column * stride + token, stride);
+        transpose_square<T>(square, row_stride, packed + column * stride + token, stride);
       } else {
         alignas(64) T corner[lanes<T> * lanes<T>];
         transpose_square<T>(square, row_stride, corner, lanes<T>);
         for (Index row = column; row < dim; ++row) {
           Vector<T> value;
           load<T>(corner + (row - column) * lanes<T>, value);
-          store<T>(block.packed + row * stride + token, value);
+          store<T>(packed + row * stride + token, value);
         }
       }
     }
   }
+}
+
+template <class T>
+void pack(const PackBlock<T>& block) {
+  constexpr Index stride = block_tokens<T>;
+  const Index tokens = block.source.tokens;
+  const Index dim = block.source.dim;
+  for (Index first = 0; first < tokens; first += token_group) {
+    PackBlock<T> some = block;
+    some.source.data += first * block.source.token_stride;
+    some.source.tokens = first + token_group < tokens ? token_group : tokens - first;
+    some.running_count += static_cast<double>(first);
+    if (block.keeps_rows) some.rows += first * padded_columns<T>(dim);
+    pack_some(some, block.packed == nullptr ? nullptr : block.packed + first);
+  }
+  if (block.packed == nullptr) return;
+  const Index squares = (tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
+  const Index end = padded_tokens<T>(tokens);
   T* ones = block.packed + dim * stride;
   for (Index token = 0; token < end; ++token) ones[token] = token < tokens ? 1 : 0;
   for (Index row = 0; row < dim; ++row)

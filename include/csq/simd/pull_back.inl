@@ -66,9 +66,12 @@ void pull_back(const PullBackBlock<T>& block) {
   constexpr Index stride = block_tokens<T>;
   const Index vectors = (block.tokens + lanes<T> - 1) / lanes<T>;
   const Index value_stride = padded_columns<T>(block.value_dim);
+  const bool is_large = is_large_summary<T>(block.last - block.first, value_stride);
   for (Index first = block.first; first < block.last; first += absorb_panel) {
     const Index last = first + absorb_panel < block.last ? first + absorb_panel : block.last;
     // The summary's rows are copied to the stride of A, the normaliser as one more column; 144 columns at a time.
+    Upcoming upcoming;
+    if (is_large) upcoming.add(block.summary + (last - block.first) * value_stride, absorb_panel * value_stride);
     for (Index column = 0; column <= block.value_dim; column += stride) {
       const Index end = column + stride <= block.value_dim ? column + stride : block.value_dim + 1;
       for (Index feature = first; feature < last; ++feature) {
@@ -82,7 +85,7 @@ void pull_back(const PullBackBlock<T>& block) {
         if (end == block.value_dim + 1) to[block.value_dim - column] = block.normalizer[feature - block.first];
       }
       product<T, false>(last - first, vectors, end - column, block.summary_panel, block.target + column * stride,
-                        stride, block.panel, stride, column > 0);
+                        stride, block.panel, stride, column > 0, upcoming);
     }
     const PullBackPanel<T> panel{first,          vectors * lanes<T>, block.panel,        block.packed,
                                  block.gradient, block.shift,        block.coefficients, block.shift_constant};
@@ -125,10 +128,10 @@ void multiply_elu_slope(Index count, const T* features, T* gradient) {
 }
 
 template <class T>
-void uncenter(const UncenterBlock<T>& block) {
+void uncenter_some(const UncenterBlock<T>& block) {
   constexpr Index step = lanes<double>;
   const Index row_stride = padded_columns<T>(block.dim);
-  double reciprocal[block_tokens<T>];
+  double reciprocal[token_group];
   for (Index token = 0; token < block.tokens; ++token) {
     const double count = block.count + static_cast<double>(token) + (block.exclusive ? 0 : 1);
     reciprocal[token] = count > 0 ? 1 / count : 0;
@@ -154,5 +157,18 @@ void uncenter(const UncenterBlock<T>& block) {
       }
     }
     if (block.suffix_sum != nullptr) store<double>(block.suffix_sum + column, sum);
+  }
+}
+
+// Groups of tokens from the last to the first, each while it is in the first-level cache.
+template <class T>
+void uncenter(const UncenterBlock<T>& block) {
+  for (Index first = (block.tokens - 1) / token_group * token_group; first >= 0; first -= token_group) {
+    UncenterBlock<T> some = block;
+    some.rows += first * padded_columns<T>(block.dim);
+    some.tokens = first + token_group < block.tokens ? token_group : block.tokens - first;
+    some.count += static_cast<double>(first);
+    some.output += first * block.token_stride;
+    uncenter_some(some);
   }
 }

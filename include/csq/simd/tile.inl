@@ -5,12 +5,26 @@
 // Rows·Columns = accumulator_vectors keeps both FMA ports busy: per depth step AVX-512 issues 24 FMAs for 4 loads of B
 // and 6 broadcasts of A (6×64), or 3 and 8 (8×48). Sums start from zero and are added to C once at the end: one
 // rounding against the large total per block, not per product.
+//
+// On the way a tile brings `upcoming` memory into the second-level cache, a line every four steps of depth: about once
+// and a half the rate at which the direct form needs it. Without, the first tiles of each block wait for the third
+// level: softmax forward .83 instead of .87 of the FMA peak, factored backward .84 instead of .86 (d = 128, n = 4096, a
+// Xeon). Asking at every step, four times for each line, was lost where the second level holds it already: .80 became
+// .75.
 
 template <class T, int Rows, int Columns, bool DepthMajor>
-CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, Index c_stride, bool accumulate) {
+CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, Index c_stride, bool accumulate,
+                     Upcoming& upcoming) {
   constexpr Index stride = block_tokens<T>;
+  const bool fetches = upcoming.at < upcoming.end;
+  const char* next = fetches ? upcoming.at : reinterpret_cast<const char*>(b);
+  const Index line = fetches ? 64 : 0;
   Vector<T> sum[Rows][Columns] = {};
   for (Index k = 0; k < depth; ++k) {
+    if (k % 4 == 0) {
+      __builtin_prefetch(next, 0, 2);
+      next += line;
+    }
     Vector<T> b_row[Columns];
     CSQ_UNROLL
     for (int column = 0; column < Columns; ++column) load<T>(b + column * lanes<T>, b_row[column]);
@@ -23,6 +37,7 @@ CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, 
     a += DepthMajor ? stride : 1;
     b += b_stride;
   }
+  if (fetches) upcoming.advance(next);
   CSQ_UNROLL
   for (int row = 0; row < Rows; ++row) {
     CSQ_UNROLL
@@ -58,28 +73,31 @@ CSQ_INLINE Index next_width(Index vectors) {
 // (A tile of half the height for the last rows gained nothing measurable, and cost a second of compile time.)
 template <class T, int Columns, bool DepthMajor>
 __attribute__((noinline)) void strip(Index rows, Index depth, const T* a, const T* b, Index b_stride, T* c,
-                                     Index c_stride, bool accumulate) {
+                                     Index c_stride, bool accumulate, Upcoming& upcoming) {
   constexpr int height = tile_rows<Columns>;
   constexpr Index a_step = DepthMajor ? 1 : block_tokens<T>;
   for (Index row = 0; row < rows; row += height)
-    tile<T, height, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride,
-                                         accumulate);
+    tile<T, height, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride, accumulate,
+                                         upcoming);
 }
 
 // The same for any number of column vectors.
 template <class T, bool DepthMajor>
 __attribute__((noinline)) void product(Index rows, Index vectors, Index depth, const T* a, const T* b, Index b_stride,
-                                       T* c, Index c_stride, bool accumulate) {
+                                       T* c, Index c_stride, bool accumulate, Upcoming& upcoming) {
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const T* b_strip = b + done * lanes<T>;
     T* c_strip = c + done * lanes<T>;
     if constexpr (widest_tile >= 4) {
-      if (width == 4) strip<T, 4, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
-      if (width == 3) strip<T, 3, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
-      if (width == 1) strip<T, 1, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
+      if (width == 4)
+        strip<T, 4, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming);
+      if (width == 3)
+        strip<T, 3, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming);
+      if (width == 1)
+        strip<T, 1, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming);
     }
-    if (width == 2) strip<T, 2, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate);
+    if (width == 2) strip<T, 2, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming);
     done += width;
   }
 }
