@@ -196,13 +196,14 @@ void write_input_gradient(const RowPacker<T>& packer, double factor, T* rows, do
     for (Index a = 0; a < dim; ++a) gradient(token, a) = 0;
 }
 
-// Rows [first, first + count) of a gradient that needs nothing more.
+// Rows [first, first + count) of a gradient that needs nothing more than a factor.
 template <class T>
-void write_rows_plain(const T* rows, Index first, Index count, const Head<T>& gradient) {
+void write_rows_plain(const T* rows, Index first, Index count, double factor, const Head<T>& gradient) {
   simd::UncenterBlock<T> block;
   block.rows = rows;
   block.tokens = count;
   block.dim = gradient.dim;
+  block.factor = factor;
   block.output = gradient.data + first * gradient.token_stride;
   block.token_stride = gradient.token_stride;
   block.dim_stride = gradient.dim_stride;

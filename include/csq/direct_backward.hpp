@@ -8,7 +8,9 @@
 // where heads are fewer than threads, several blocks at a time leave their terms in rows of their own, which are then
 // added in order. So the sums are the same however the work is dealt. (Fixed sets of key blocks with a ∂q each, summed
 // at the end, cost one thread 5% at n = 1024: rows cleared, written and read again for nothing.)
-// Memory: O(n·g·(d+dᵥ) + m·(d+dᵥ)) for each key head in flight, and n·g·d for each block side by side.
+// Gradients that no centring and no feature map has to pass through leave as soon as a block of them is complete.
+// Memory: O(n·g·(d+dᵥ)) for each key head in flight, m·d more where ∂k waits for its centring, and n·g·d for each block
+// side by side.
 #pragma once
 
 #include "csq/backward_blocks.hpp"
@@ -50,12 +52,17 @@ struct DirectBackwardLayout {
   Index query_blocks = 0, key_blocks = 0;
   Packers<T> packers;
   T* queries = nullptr;         // [heads][group][query_blocks] QueryBlock
-  T* keys = nullptr;            // [heads][key_blocks] KeyValueBlock
+  T* keys = nullptr;            // [threads] KeyValueBlock
   T* query_gradient = nullptr;  // [heads][group][query_blocks][B][padded d]
   T* query_terms = nullptr;     // [heads][beside][group][query_blocks][B][padded d]
-  T* key_gradient = nullptr;    // [heads][key_blocks][B][padded d]
+  T* key_gradient = nullptr;    // [heads][key_blocks][B][padded d], unless they leave at once
   double* slope_sum = nullptr;  // [all key heads][key_blocks]
   BackwardScratch<T>* threads = nullptr;
+
+  // ∂q and ∂k are those of the packed rows, but for a factor.
+  static bool leaves_at_once(const Problem<T>& problem) {
+    return problem.centering == Centering::none && problem.weight.kind != Weight::Kind::feature_product;
+  }
 
   static DirectBackwardLayout lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem) {
     constexpr Index size = simd::block_tokens<T>;
@@ -72,7 +79,7 @@ struct DirectBackwardLayout {
     const Index rows = RowPacker<T>::scratch_rows(p.key_dim());
     result.packers = Packers<T>::lay_out(layout, p, result.heads);
     result.queries = layout.template take<T>(blocks(query_count, QueryBlock<T>::size(p.key_dim(), p.value_dim())));
-    result.keys = layout.template take<T>(blocks(key_count, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), false)));
+    result.keys = layout.template take<T>(blocks(p.threads, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), false)));
     if (p.key_heads() % p.threads != 0 && p.key_heads() < 8 * p.threads) {
       const Index bytes = blocks(blocks(query_count, rows), Index(sizeof(T)));
       const Index fitting = std::max<Index>(2, terms_bytes / std::max<Index>(bytes, 1));
@@ -81,7 +88,7 @@ struct DirectBackwardLayout {
     }
     result.query_gradient = layout.template take<T>(blocks(query_count, rows));
     result.query_terms = layout.template take<T>(blocks(blocks(query_count, result.beside), rows));
-    result.key_gradient = layout.template take<T>(blocks(key_count, rows));
+    if (!leaves_at_once(p)) result.key_gradient = layout.template take<T>(blocks(key_count, rows));
     result.slope_sum = layout.template take<double>(blocks(p.key_heads(), result.key_blocks));
     result.threads = layout.template take<BackwardScratch<T>>(p.threads);
     const bool counting = result.threads == nullptr;
@@ -104,10 +111,11 @@ class DirectBackwardRun {
         weight_(kernel_weight(problem.forward.weight)),
         first_head_(first_head),
         heads_(heads),
-        group_(problem.forward.group()) {}
+        group_(problem.forward.group()),
+        leaves_at_once_(DirectBackwardLayout<T>::leaves_at_once(problem.forward)) {}
 
   void run() const {
-    pack_all();
+    pack_queries();
     if (scratch_.beside == 0) {
       parallel_for(heads_, p_.threads, [&](Index h, int thread) {
         for (Index block = 0; block < scratch_.key_blocks; ++block) run_block(h, block, nullptr, thread);
@@ -122,7 +130,7 @@ class DirectBackwardRun {
         add_terms(first, count);
       }
     }
-    write_all();
+    if (!leaves_at_once_ || scratch_.key_blocks == 0) write_all();
   }
 
  private:
@@ -141,10 +149,9 @@ class DirectBackwardRun {
     return QueryBlock<T>::at(scratch_.queries + index * QueryBlock<T>::size(p_.key_dim(), p_.value_dim()), p_.key_dim(),
                              p_.value_dim());
   }
-  KeyValueBlock<T> key_block(Index h, Index block) const {
-    const Index index = h * scratch_.key_blocks + block;
-    return KeyValueBlock<T>::at(scratch_.keys + index * KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim(), false),
-                                p_.key_dim(), p_.value_dim(), false);
+  KeyValueBlock<T> key_block(int thread) const {
+    const Index block_size = KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim(), false);
+    return KeyValueBlock<T>::at(scratch_.keys + thread * block_size, p_.key_dim(), p_.value_dim(), false);
   }
   Index rows_size() const { return RowPacker<T>::scratch_rows(p_.key_dim()); }
   Index query_rows_size() const { return scratch_.query_blocks * rows_size(); }  // of one query head
@@ -154,13 +161,7 @@ class DirectBackwardRun {
   }
   T* key_gradient(Index h) const { return scratch_.key_gradient + h * scratch_.key_blocks * rows_size(); }
 
-  void pack_all() const {
-    parallel_for(heads_ * scratch_.key_blocks, p_.threads, [&](Index task, int thread) {
-      const Index h = task / scratch_.key_blocks, block = task % scratch_.key_blocks;
-      if (keys_in(h, block) > 0)
-        pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), block * size, keys_in(h, block),
-                       scratch_.threads[thread].sums, scratch_.threads[thread].copy, key_block(h, block));
-    });
+  void pack_queries() const {
     parallel_for(heads_ * group_ * scratch_.query_blocks, p_.threads, [&](Index task, int thread) {
       const Index block = task % scratch_.query_blocks;
       const Index h = task / scratch_.query_blocks / group_, g = task / scratch_.query_blocks % group_;
@@ -171,12 +172,13 @@ class DirectBackwardRun {
     });
   }
 
-  // A block of queries against a block of keys: empty when none of its pairs is visible.
-  simd::DirectBackwardBlock<T> pairs_of(Index h, Index g, Index queries, Index keys) const {
-    auto pairs = backward_pairs(problem_, weight_, query_block(h, g, queries), queries * size, queries_in(h, queries),
-                                key_block(h, keys), keys * size, keys_in(h, keys));
-    if (pairs.diagonal + pairs.queries <= 1 || pairs.keys == 0) pairs.queries = 0;
-    return pairs;
+  // How many keys of block `keys` the first query of block `queries` sees, or more; below 1 - queries none is seen.
+  Index diagonal(Index h, Index queries, Index keys) const {
+    return p_.causal ? queries * size + p_.offset() + 1 - keys * size : keys_in(h, keys);
+  }
+  bool sees(Index h, Index queries, Index keys) const {
+    const Index count = queries_in(h, queries);
+    return count > 0 && keys_in(h, keys) > 0 && diagonal(h, queries, keys) + count > 1;
   }
 
   // Key block `block` against all queries. Its terms of ∂q go to `terms`, or where that is null are added at once.
@@ -185,37 +187,60 @@ class DirectBackwardRun {
     const Index value_stride = simd::padded_columns<T>(p_.value_dim());
     double& slope_sum = scratch_.slope_sum[(first_head_ + h) * scratch_.key_blocks + block];
     slope_sum = 0;
-    T* dk = key_gradient(h) + block * rows_size();
+    const Index keys = keys_in(h, block);
+    const KeyValueBlock<T> key = key_block(thread);
+    if (keys > 0)
+      pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), block * size, keys, mine.sums, mine.copy,
+                     key);
+    T* dk = leaves_at_once_ ? mine.key_gradient : key_gradient(h) + block * rows_size();
     std::fill_n(dk, rows_size(), T(0));
     std::fill_n(mine.value_gradient, size * value_stride, T(0));
     for (Index g = 0; g < group_; ++g) {
       for (Index from = 0; from < scratch_.query_blocks; ++from) {
         T* dq = query_gradient(h, g) + from * rows_size();
         if (terms == nullptr && block == 0) std::fill_n(dq, rows_size(), T(0));
-        auto pairs = pairs_of(h, g, from, block);
-        if (pairs.queries == 0) continue;
-        pairs.weights = mine.weights;
-        pairs.slopes = mine.slopes;
-        pairs.key_gradient = dk;
-        pairs.value_gradient = mine.value_gradient;
-        pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
-        // Under a mask a term takes several steps, so that adding each at once would round otherwise.
-        const bool at_once = terms == nullptr && pairs.diagonal >= pairs.keys;
-        pairs.query_gradient = at_once            ? dq
-                               : terms == nullptr ? mine.query_gradient
-                                                  : terms + g * query_rows_size() + from * rows_size();
-        if (!at_once) std::fill_n(pairs.query_gradient, rows_size(), T(0));
-        const Index next = from + 1 < scratch_.query_blocks ? from + 1 : 0;
-        pairs.upcoming.add(query_block(h, g, next).packed, QueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
-        if (terms == nullptr) pairs.upcoming.add(query_gradient(h, g) + next * rows_size(), rows_size());
-        simd::backward_kernels<T>().direct(pairs);
-        if (!at_once && terms == nullptr) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
+        if (sees(h, from, block)) {
+          auto pairs = backward_pairs(problem_, weight_, query_block(h, g, from), from * size, queries_in(h, from), key,
+                                      block * size, keys);
+          pairs.weights = mine.weights;
+          pairs.slopes = mine.slopes;
+          pairs.key_gradient = dk;
+          pairs.value_gradient = mine.value_gradient;
+          pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
+          // Under a mask a term takes several steps, so that adding each at once would round otherwise.
+          const bool added_at_once = terms == nullptr && pairs.diagonal >= pairs.keys;
+          pairs.query_gradient = added_at_once      ? dq
+                                 : terms == nullptr ? mine.query_gradient
+                                                    : terms + g * query_rows_size() + from * rows_size();
+          if (!added_at_once) std::fill_n(pairs.query_gradient, rows_size(), T(0));
+          const Index next = from + 1 < scratch_.query_blocks ? from + 1 : 0;
+          pairs.upcoming.add(query_block(h, g, next).packed, QueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
+          if (terms == nullptr) pairs.upcoming.add(query_gradient(h, g) + next * rows_size(), rows_size());
+          simd::backward_kernels<T>().direct(pairs);
+          if (!added_at_once && terms == nullptr) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
+        }
+        if (terms == nullptr && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
       }
     }
-    // Keys past the length have no gradient: their rows are still zero, but for what a tile has spilt.
-    const Index keys = keys_in(h, block), rows = std::min(size, p_.keys() - block * size);
-    std::fill(mine.value_gradient + keys * value_stride, mine.value_gradient + rows * value_stride, T(0));
-    write_rows_plain<T>(mine.value_gradient, block * size, rows, problem_.gradients.value.head(batch(h), key_head(h)));
+    write_rows_of(mine.value_gradient, value_stride, keys, block, p_.keys(), 1,
+                  problem_.gradients.value.head(batch(h), key_head(h)));
+    if (leaves_at_once_)
+      write_rows_of(dk, simd::padded_columns<T>(p_.key_dim()), keys, block, p_.keys(), key_gradient_factor(p_),
+                    problem_.gradients.key.head(batch(h), key_head(h)));
+  }
+
+  // The rows of a block of which `real` have a gradient: the others are still zero, but for what a tile has spilt.
+  void write_rows_of(T* rows, Index stride, Index real, Index block, Index tokens, double factor,
+                     const Head<T>& gradient) const {
+    const Index count = std::min(size, tokens - block * size);
+    std::fill(rows + real * stride, rows + count * stride, T(0));
+    write_rows_plain<T>(rows, block * size, count, factor, gradient);
+  }
+  void finish_queries(Index h, Index g, Index block) const {
+    if (leaves_at_once_)
+      write_rows_of(query_gradient(h, g) + block * rows_size(), simd::padded_columns<T>(p_.key_dim()),
+                    queries_in(h, block), block, p_.queries(), query_gradient_factor(p_),
+                    problem_.gradients.query.head(batch(h), key_head(h) * group_ + g));
   }
 
   // Adds the terms of key blocks [first, first + count) to ∂q, in their order.
@@ -226,8 +251,9 @@ class DirectBackwardRun {
       T* dq = query_gradient(h, g) + from * rows_size();
       if (first == 0) std::fill_n(dq, rows_size(), T(0));
       for (Index slot = 0; slot < count; ++slot)
-        if (pairs_of(h, g, from, first + slot).queries > 0)
+        if (sees(h, from, first + slot))
           simd::kernels<T>().add(rows_size(), query_terms(h, slot) + g * query_rows_size() + from * rows_size(), dq);
+      if (first + count == scratch_.key_blocks) finish_queries(h, g, from);
     });
   }
 
@@ -252,6 +278,7 @@ class DirectBackwardRun {
   const DirectBackwardLayout<T>& scratch_;
   simd::KernelWeight weight_;
   Index first_head_, heads_, group_;
+  bool leaves_at_once_;
 };
 
 template <class T>

@@ -337,7 +337,7 @@ class FactoredBackwardRun {
       write_input_gradient(scratch_.packers.key[h], key_gradient_factor(p_), key_gradient(h, 0), mine.sums, mine.packed,
                            mine.copy, problem_.gradients.key.head(batch(h), key_head(h)));
       for (Index row = 0; row < p_.keys(); row += size)
-        write_rows_plain<T>(value_gradient(h, row), row, std::min(size, p_.keys() - row),
+        write_rows_plain<T>(value_gradient(h, row), row, std::min(size, p_.keys() - row), 1,
                             problem_.gradients.value.head(batch(h), key_head(h)));
     });
   }

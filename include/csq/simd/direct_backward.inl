@@ -9,9 +9,10 @@ void scale_gradient(const ScaleGradient<T>& block) {
   const Source<T>& output = block.output;
   for (Index token = 0; token < block.gradient.tokens; ++token) {
     T* row = block.rows + token * block.value_stride;
-    const Source<T>& gradient = block.gradient;
-    copy_rows<T>({gradient.data + token * gradient.token_stride, 0, gradient.dim_stride, 1, gradient.dim},
-                 block.value_stride, row);
+    Source<T> gradient = block.gradient;
+    gradient.data += token * gradient.token_stride;
+    gradient.tokens = 1;
+    copy_rows(gradient, block.value_stride, row);
     const T factor = block.factor[token];
     block.dot[token] = 0;
     for (Index column = 0; column < block.value_stride; column += lanes<T>) {
@@ -33,6 +34,7 @@ void scale_gradient(const ScaleGradient<T>& block) {
     for (; output.dim_stride == 1 && column + step <= output.dim; column += step) {
       Doubles x, y;
       load_as_double<T>(row + column, x);
+      ask_for(o + column, token_group * output.token_stride);
       load_as_double<T>(o + column, y);
       sum += x * y;
     }

@@ -37,23 +37,22 @@ constexpr Index padded_columns(Index columns) {
 inline constexpr Index second_level_bytes = Index{5} << 18;  // 1.25 MB: processors have 1 to 2 MB
 
 struct Upcoming {
-  const char* at = nullptr;
-  const char* end = nullptr;
-  const char* then = nullptr;
-  const char* then_end = nullptr;
+  // Addresses, not pointers: they run past the ends.
+  std::uintptr_t at = 0, end = 0;
+  std::uintptr_t then = 0, then_end = 0;
 
   template <class T>
   void add(const T* data, Index count) {
-    const char* first = reinterpret_cast<const char*>(data);
-    (at == nullptr ? at : then) = first;
-    (end == nullptr ? end : then_end) = first + count * static_cast<Index>(sizeof(T));
+    const auto first = reinterpret_cast<std::uintptr_t>(data);
+    (at == 0 ? at : then) = first;
+    (end == 0 ? end : then_end) = first + static_cast<std::uintptr_t>(count) * sizeof(T);
   }
-  void advance(const char* reached) {
+  void advance(std::uintptr_t reached) {
     at = reached;
     if (reached < end) return;
     at = then;
     end = then_end;
-    then = then_end = nullptr;
+    then = then_end = 0;
   }
 };
 

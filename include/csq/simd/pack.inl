@@ -27,6 +27,13 @@ __attribute__((noinline)) void transpose_square(const T* source, Index source_st
   for (int row = 0; row < size; ++row) store<T>(target + row * target_stride, rows[row]);
 }
 
+// Brings in what lies so many elements further on, which may be past the end of everything.
+template <class T>
+CSQ_INLINE void ask_for(const T* memory, Index elements) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(memory) +
+                                                   static_cast<std::uintptr_t>(elements) * sizeof(T)));
+}
+
 // rows[t] ← source row t, columns past the dimension zero. The row a group further on is asked for meanwhile.
 template <class T>
 void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
@@ -37,7 +44,7 @@ void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
     if (source.dim_stride == 1) {
       for (; column + lanes<T> <= source.dim; column += lanes<T>) {
         Vector<T> value;
-        __builtin_prefetch(from + column + token_group * source.token_stride);
+        ask_for(from + column, token_group * source.token_stride);
         load<T>(from + column, value);
         store<T>(to + column, value);
       }

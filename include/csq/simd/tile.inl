@@ -17,12 +17,12 @@ CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, 
                      Upcoming& upcoming) {
   constexpr Index stride = block_tokens<T>;
   const bool fetches = upcoming.at < upcoming.end;
-  const char* next = fetches ? upcoming.at : reinterpret_cast<const char*>(b);
-  const Index line = fetches ? 64 : 0;
+  std::uintptr_t next = fetches ? upcoming.at : reinterpret_cast<std::uintptr_t>(b);
+  const std::uintptr_t line = fetches ? 64 : 0;
   Vector<T> sum[Rows][Columns] = {};
   for (Index k = 0; k < depth; ++k) {
     if (k % 4 == 0) {
-      __builtin_prefetch(next, 0, 2);
+      __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
       next += line;
     }
     Vector<T> b_row[Columns];
