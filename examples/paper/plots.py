@@ -67,6 +67,8 @@ def sweep_figure(results, folder, name, penalty, weights, panels):
         axis.set_xlim(0, 1.5 * weights[-1])
         axis.set_xticks([0, *(weight for weight in weights if weight and math.log10(weight) % 1 == 0)])
         axis.set_yscale(scale)
+        if column == "accuracy":
+            axis.set_ylim(0, 1.05)
         if paper:
             axis.plot(weights, paper, label="the paper", **PAPER)
         band(axis, run, spreads, color=COLORS["csq"], label="here")

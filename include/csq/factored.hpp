@@ -218,17 +218,18 @@ class FactoredRun {
     });
   }
 
-  // Sums the slices' partial rows, adds the pairs that no summary holds, and writes.
+  // Sums the slices' partial rows into the first, adds the pairs that no summary holds, and writes.
   void serve_superblock(Index first, Index last) const {
     const Index count = last - first;
     parallel_for(heads_ * group_ * count, problem_.threads, [&](Index task, int thread) {
       const Index h = task / (group_ * count), g = task / count % group_, slot = task % count, chunk = first + slot;
       const Rows rows = rows_in(h, chunk);
       if (!is_read(chunk) || rows.count == 0) return;
-      const DirectScratch<T>& mine = scratch_.threads[thread];
-      mine.clear_sums(problem_.value_dim(), rows.count);
+      DirectScratch<T> mine = scratch_.threads[thread];
       if (rows.real > 0) {
-        for (Index slice = 0; slice < scratch_.slices; ++slice) {
+        mine.numerator = partial_at(h, 0, g, slot);
+        mine.normalizer = partial_normalizer_at(h, 0, g, slot);
+        for (Index slice = 1; slice < scratch_.slices; ++slice) {
           const T* numerator = partial_at(h, slice, g, slot);
           const T* normalizer = partial_normalizer_at(h, slice, g, slot);
           simd::kernels<T>().add(rows.real * scratch_.value_stride, numerator, mine.numerator);

@@ -5,10 +5,10 @@
 // are relative to the old one, at most 2^8, and the numerators need no rescaling.
 constexpr int maximum_slack = 8;
 
-// Scores of one column of lanes → weights 2^(s − maximum), with the row statistics. True when a numerator must be
-// scaled.
+// Scores of one column of lanes → weights 2^(s − maximum), with the row statistics, over the first `keys`: the others
+// no lane sees. True when a numerator must be scaled.
 template <class T, bool Masked>
-bool exponential_weights(const DirectBlock<T>& block, Index lane) {
+bool exponential_weights(const DirectBlock<T>& block, Index lane, Index keys) {
   constexpr Index stride = block_tokens<T>;
   constexpr T infinity = static_cast<T>(__builtin_inf());
   const Mask<T> mask(lane, block.diagonal);
@@ -18,7 +18,6 @@ bool exponential_weights(const DirectBlock<T>& block, Index lane) {
   Vector<T> highest[4];
   for (auto& value : highest) broadcast<T>(-infinity, value);
   const Vector<T> never = highest[0];
-  const Index keys = block.keys;
   for (Index key = 0; key < keys;) {
     const bool four = key + 4 <= keys;
     CSQ_UNROLL
@@ -126,11 +125,10 @@ struct ChebyshevSquareWeight {
 };
 
 template <class T, bool Masked, class Evaluate>
-void polynomial_weights(const DirectBlock<T>& block, Index lane) {
+void polynomial_weights(const DirectBlock<T>& block, Index lane, Index keys) {
   constexpr Index stride = block_tokens<T>;
   const Evaluate evaluate(block.weight);
   const Mask<T> mask(lane, block.diagonal);
-  const Index keys = block.keys;
   T* column = block.weights + lane;
   Vector<T> sum = {};
   for (Index key = 0; key < keys; ++key) {
@@ -152,19 +150,19 @@ void polynomial_weights(const DirectBlock<T>& block, Index lane) {
 }
 
 template <class T, bool Masked>
-CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane) {
+CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane, Index keys) {
   using Kind = KernelWeight::Kind;
   switch (block.weight.kind) {
     case Kind::exponential:
-      return exponential_weights<T, Masked>(block, lane);
+      return exponential_weights<T, Masked>(block, lane, keys);
     case Kind::quadratic:
-      polynomial_weights<T, Masked, QuadraticWeight<T>>(block, lane);
+      polynomial_weights<T, Masked, QuadraticWeight<T>>(block, lane, keys);
       break;
     case Kind::power_series:
-      polynomial_weights<T, true, PowerSeriesWeight<T>>(block, lane);
+      polynomial_weights<T, true, PowerSeriesWeight<T>>(block, lane, keys);
       break;
     case Kind::chebyshev_square:
-      polynomial_weights<T, true, ChebyshevSquareWeight<T>>(block, lane);
+      polynomial_weights<T, true, ChebyshevSquareWeight<T>>(block, lane, keys);
       break;
     case Kind::bound:
       break;
@@ -186,18 +184,20 @@ template <class T>
 void direct(const DirectBlock<T>& block) {
   constexpr Index stride = block_tokens<T>;
   const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
-  const bool masked = block.diagonal < block.keys;
+  const VisiblePairs pairs{block.queries, block.keys, block.diagonal};
   bool scaled = false;
   Upcoming upcoming = block.upcoming;
   // A few lanes at a time: their scores stay in the first-level cache until they are weights.
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const Index lane = done * lanes<T>;
-    product<T, true>(block.keys, width, block.dim, block.key, block.query + lane, stride, block.weights + lane, stride,
-                     false, upcoming);
+    const Index keys = pairs.keys_of_lanes(lane, width * lanes<T>);
+    product<T, true>(keys, width, block.dim, block.key, block.query + lane, stride, block.weights + lane, stride, false,
+                     upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
       const Index column = lane + v * lanes<T>;
-      const bool any = masked ? weights_of_lanes<T, true>(block, column) : weights_of_lanes<T, false>(block, column);
+      const bool any = pairs.all() ? weights_of_lanes<T, false>(block, column, keys)
+                                   : weights_of_lanes<T, true>(block, column, keys);
       scaled = scaled || any;
     }
     done += width;
@@ -206,8 +206,8 @@ void direct(const DirectBlock<T>& block) {
     for (Index query = 0; query < block.queries; ++query)
       if (block.scale[query] != 1)
         scale_row<T>(block.scale[query], block.value_stride, block.numerator + query * block.value_stride);
-  visible_product<T, true>({block.queries, block.keys, block.diagonal}, block.value_stride / lanes<T>, block.weights,
-                           block.values, block.value_stride, block.numerator, block.value_stride, upcoming);
+  visible_product<T, true>(pairs, block.value_stride / lanes<T>, block.weights, block.values, block.value_stride,
+                           block.numerator, block.value_stride, upcoming);
 }
 
 template <class T>

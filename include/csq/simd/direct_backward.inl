@@ -141,13 +141,13 @@ struct BoundSlope {
   }
 };
 
-// Scores and r·v of one column of lanes → weights and slopes; zero where invisible.
+// Scores and r·v of one column of lanes → weights and slopes, over the first `keys`: the others no lane sees. Zero
+// where invisible.
 template <class T, bool Masked, class Evaluate>
-void backward_weights(const DirectBackwardBlock<T>& block, Index lane) {
+void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index keys) {
   constexpr Index stride = block_tokens<T>;
   const Evaluate evaluate(block, lane);
   const Mask<T> mask(lane, block.diagonal);
-  const Index keys = block.keys;
   T* weights = block.weights + lane;
   T* slopes = block.slopes + lane;
   Vector<T> dot, sum = {};
@@ -173,19 +173,19 @@ void backward_weights(const DirectBackwardBlock<T>& block, Index lane) {
 }
 
 template <class T, bool Masked>
-CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane) {
+CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane, Index keys) {
   using Kind = KernelWeight::Kind;
   switch (block.weight.kind) {
     case Kind::exponential:
-      return backward_weights<T, Masked, ExponentialSlope<T>>(block, lane);
+      return backward_weights<T, Masked, ExponentialSlope<T>>(block, lane, keys);
     case Kind::quadratic:
-      return backward_weights<T, Masked, QuadraticSlope<T>>(block, lane);
+      return backward_weights<T, Masked, QuadraticSlope<T>>(block, lane, keys);
     case Kind::power_series:
-      return backward_weights<T, true, PowerSeriesSlope<T>>(block, lane);
+      return backward_weights<T, true, PowerSeriesSlope<T>>(block, lane, keys);
     case Kind::chebyshev_square:
-      return backward_weights<T, true, ChebyshevSquareSlope<T>>(block, lane);
+      return backward_weights<T, true, ChebyshevSquareSlope<T>>(block, lane, keys);
     case Kind::bound:
-      return backward_weights<T, Masked, BoundSlope<T>>(block, lane);
+      return backward_weights<T, Masked, BoundSlope<T>>(block, lane, keys);
   }
 }
 
@@ -200,15 +200,16 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const Index lane = done * lanes<T>;
-    product<T, true>(block.keys, width, block.key_dim, block.key, block.query + lane, stride, block.weights + lane,
+    const Index keys = pairs.keys_of_lanes(lane, width * lanes<T>);
+    product<T, true>(keys, width, block.key_dim, block.key, block.query + lane, stride, block.weights + lane, stride,
+                     false, upcoming);
+    product<T, true>(keys, width, block.value_dim, block.value, block.gradient + lane, stride, block.slopes + lane,
                      stride, false, upcoming);
-    product<T, true>(block.keys, width, block.value_dim, block.value, block.gradient + lane, stride,
-                     block.slopes + lane, stride, false, upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
       if (pairs.all())
-        backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>);
+        backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>, keys);
       else
-        backward_weights_of_lanes<T, true>(block, lane + v * lanes<T>);
+        backward_weights_of_lanes<T, true>(block, lane + v * lanes<T>, keys);
     }
     done += width;
   }

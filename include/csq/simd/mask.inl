@@ -27,6 +27,10 @@ struct VisiblePairs {
     const Index count = query + diagonal;
     return count < 0 ? 0 : count < keys ? count : keys;
   }
+  // Keys that at least one query of these lanes sees.
+  CSQ_INLINE Index keys_of_lanes(Index first, Index count) const {
+    return keys_of((first + count < queries ? first + count : queries) - 1);
+  }
   CSQ_INLINE Index first_query_of(Index key) const {
     const Index query = key + 1 - diagonal;
     return query < 0 ? 0 : query < queries ? query : queries;
