@@ -13,6 +13,7 @@ struct ThreadCase {
   const char* name;
   Sizes sizes;
   bool causal;
+  std::vector<Index> key_length = {}, query_length = {};
 };
 
 // One head or few are split along features or keys; many are tasks of their own.
@@ -24,8 +25,9 @@ const std::vector<ThreadCase> thread_cases{
     {"one causal group", {300, 300, 12, 9, 1, 8, 1}, true},
     {"many heads", {150, 170, 8, 8, 3, 8, 4}, false},
     {"many causal heads", {170, 170, 8, 8, 3, 8, 4}, true},
-    {"few queries, many keys", {5, 2000, 16, 16}, false},
-    {"more queries than keys, causal", {500, 190, 8, 8}, true},
+    {"few queries, many keys", {20, 4000, 16, 16}, false},
+    {"more queries than keys, causal", {900, 500, 16, 16}, true},
+    {"lengths", {400, 400, 16, 16, 2}, false, {0, 350}, {400, 170}},
     {"one token", {1, 1, 4, 4}, false},
 };
 
@@ -34,7 +36,9 @@ void for_each_thread_case(const Check& check) {
   Random random(131);
   const auto visit = [&](const auto& named) {
     for (const ThreadCase& c : thread_cases) {
-      const Problem p = Problem::random_backward(random, c.sizes, c.causal);
+      Problem p = Problem::random_backward(random, c.sizes, c.causal);
+      p.key_length = c.key_length;
+      p.query_length = c.query_length;
       for_float_and_double([&]<class T>() {
         PlacedBackward<T> placed(p);
         placed.attend(named.mechanism, {});

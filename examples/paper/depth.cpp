@@ -13,7 +13,7 @@
 // is (8·ŵ_j − 1)/7: asked again with scale 7 and shift 1, the next layer weighs with (8·ŵ_j)². So a chain of L shifted
 // quadratic layers selects by (1 + s)^(2^L), and log₂ p of them are the teacher. The chain is built by hand as `chain`:
 // at L = log₂ p its error must vanish, and at other depths it says how far apart the selections are. Beside it stands
-// the no-go bound of the paper (6.8): L blocks of width w reach degree p only if L(2w² + 3) ≥ p.
+// the no-go bound of the paper (6.8): L blocks of width w reach p independent outputs only if L(2w² + 3) ≥ p.
 //
 // Keys and questions have mean zero, so that csq's centring takes nothing from the first layer, and the constant in z
 // and x gives squared what the shift gives csq and shifted. Training: AdamW without decay, the rate falling linearly to

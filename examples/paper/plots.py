@@ -136,7 +136,7 @@ def cost(results, folder):
                     line,
                     color=COLORS[part],
                     alpha=0.35 + 0.65 * (shade + 1) / len(times),
-                    label=f"{'CSQ factored' if part == 'csq' else part}, d = {dim}",
+                    label=f"{'CSQ' if part == 'csq' else part}, d = {dim}",
                 )
         tokens_axis(axis)
         axis.set_title(f"{'causal' if causal else 'full'}, {step.replace('+', ' and ')}: µs a token", fontsize=9)
@@ -150,7 +150,7 @@ def layer(results, folder):
     figure, axis = plt.subplots(figsize=(4.6, 3.4))
     dense = [sum(budget[n][part][0] for part in ("projections", "feed_forward")) / n for n in tokens]
     axis.plot(tokens, dense, color="#777777", label="projections and feed forward")
-    for part, name in (("softmax", "softmax, 32 heads"), ("csq", "CSQ factored, 32 heads")):
+    for part, name in (("softmax", "softmax, 32 heads"), ("csq", "CSQ, 32 heads")):
         times = [budget[n][part][0] / n for n in tokens]
         axis.plot(tokens, times, color=COLORS[part], label=name)
         for n, time in zip(tokens, times):
@@ -185,7 +185,7 @@ def depth(results, folder):
         for name in ("chain", "squared", "shifted", "csq", "softmax"):
             spreads = [claims.depth_error(results, power, layers, name) for layers in depths]
             # The chain built by hand reaches rounding: below what the axis shows.
-            spreads = [claims.Spread(*(max(value, 1e-4) for value in spread[:3]), spread.count) for spread in spreads]
+            spreads = [claims.Spread(*(max(value, 1e-5) for value in spread[:3]), spread.count) for spread in spreads]
             label = "by hand" if name == "chain" else name
             band(axis, depths, spreads, color=COLORS[name], label=label)
         axis.axvline(math.log2(power), color="#999999", linestyle=":", linewidth=1)
@@ -193,7 +193,7 @@ def depth(results, folder):
         axis.set_yscale("log")
         axis.set_xticks(depths)
         axis.set_xlabel("layers")
-        axis.set_title(f"p = {power}: relative error (dotted: log₂ p)", fontsize=9)
+        axis.set_title(f"p = {power}: relative error (dotted: log₂ p, dashed: solved)", fontsize=9)
     axes[0].legend(fontsize=7, frameon=False)
     finish(figure, folder, "depth")
 

@@ -12,7 +12,7 @@
 #   --programs DIR  uses the programs of that folder instead of building them in build/paper
 #
 # It may be interrupted and run again: a job whose CSV exists is skipped, and an unfinished one leaves nothing. The first
-# line of a CSV names the commit and the machine. About 3 hours on 2 cores.
+# line of a CSV names the commit and the machine. 4 to 5 hours on 2 cores.
 set -eu
 
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)

@@ -128,6 +128,12 @@ void pack_key_block(const BackwardProblem<T>& problem, const RowPacker<T>& packe
              keeps_rows, block.value_packed);
 }
 
+// Query i of a block that starts at first_query sees the keys [0, diagonal + i) of the `keys` that start at first_key.
+template <class T>
+Index diagonal_of(const Problem<T>& problem, Index first_query, Index first_key, Index keys) {
+  return problem.causal ? first_query + problem.offset() + 1 - first_key : keys;
+}
+
 // The pairs of a block of queries with a block of keys: everything but where the gradients go.
 template <class T>
 simd::DirectBackwardBlock<T> backward_pairs(const BackwardProblem<T>& problem, const simd::KernelWeight& weight,
@@ -147,7 +153,7 @@ simd::DirectBackwardBlock<T> backward_pairs(const BackwardProblem<T>& problem, c
   block.keys = keys;
   block.key_dim = problem.forward.key_dim();
   block.value_dim = problem.forward.value_dim();
-  block.diagonal = problem.forward.causal ? first_query + problem.forward.offset() + 1 - first_key : keys;
+  block.diagonal = diagonal_of(problem.forward, first_query, first_key, keys);
   block.weight = weight;
   return block;
 }

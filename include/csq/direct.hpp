@@ -19,7 +19,7 @@ namespace csq {
 // What one thread needs to serve a block of queries.
 template <class T>
 struct DirectScratch {
-  T* rows = nullptr;
+  T* rows = nullptr;  // of one group of tokens
   double* sums = nullptr;
   T* query = nullptr;
   T* weights = nullptr;
@@ -31,7 +31,7 @@ struct DirectScratch {
   static DirectScratch lay_out(ScratchLayout& layout, Index key_dim, Index value_dim) {
     constexpr Index size = simd::block_tokens<T>;
     DirectScratch scratch;
-    scratch.rows = layout.template take<T>(RowPacker<T>::scratch_rows(std::max(key_dim, value_dim)));
+    scratch.rows = layout.template take<T>(RowPacker<T>::scratch_group(key_dim));
     scratch.sums = layout.template take<double>(RowPacker<T>::scratch_sums(key_dim));
     scratch.query = layout.template take<T>(RowPacker<T>::packed_size(key_dim));
     scratch.weights = layout.template take<T>(size * size);
@@ -61,7 +61,7 @@ struct KeyBlock {
 };
 
 // Adds the visible part of a block of keys to a block of queries: query 0 of the block sees the keys up to
-// `offset_position` under a causal mask, one more with each next one. `next` will be served after it.
+// `offset_position` under a causal mask, one more with each next one. `next` is likely to be served after it.
 template <class T>
 void serve_directly(const Problem<T>& problem, const simd::KernelWeight& weight, const DirectScratch<T>& scratch,
                     const T* query, Index queries, Index offset_position, const KeyBlock<T>& keys,
@@ -142,8 +142,8 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
   const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
   const Index value_size = DirectLayout<T>::value_block_size(problem.value_dim());
 
-  const bool is_large = scratch.key_blocks * (key_size + value_size) * Index(sizeof(T)) >
-                        simd::second_level_bytes;  // a head's packed keys
+  // A head's packed keys and values.
+  const bool is_large = scratch.key_blocks * (key_size + value_size) * Index(sizeof(T)) > simd::second_level_bytes;
 
   for (Index first_head = 0; first_head < problem.key_heads(); first_head += scratch.heads) {
     const Index heads = std::min(scratch.heads, problem.key_heads() - first_head);

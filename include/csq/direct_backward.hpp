@@ -5,12 +5,12 @@
 //
 // A task is one block of keys of one key head against all the queries of its group: it owns their ∂k and ∂v. To ∂q
 // every block adds one term a row, always in the order of the blocks: at once where a thread has the head for itself;
-// where heads are fewer than threads, several blocks at a time leave their terms in rows of their own, which are then
+// where heads do not deal out evenly, several blocks at a time leave their terms in rows of their own, which are then
 // added in order. So the sums are the same however the work is dealt. (Fixed sets of key blocks with a ∂q each, summed
 // at the end, cost one thread 5% at n = 1024: rows cleared, written and read again for nothing.)
 // Gradients that no centring and no feature map has to pass through leave as soon as a block of them is complete.
-// Memory: O(n·g·(d+dᵥ)) for each key head in flight, m·d more where ∂k waits for its centring, and n·g·d for each block
-// side by side.
+// Memory: O(n·g·(d+dᵥ)) for each key head in flight, m·d more where ∂k waits for its centring or feature map, and n·g·d
+// for each block side by side: at most 64 MB, but for two blocks, so that very long single heads feed few threads.
 #pragma once
 
 #include "csq/backward_blocks.hpp"
@@ -67,6 +67,9 @@ struct DirectBackwardLayout {
   static DirectBackwardLayout lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem) {
     constexpr Index size = simd::block_tokens<T>;
     constexpr Index terms_bytes = Index{64} << 20;  // of all blocks side by side
+    constexpr Index many_heads = 8;  // a thread: what their last round leaves idle is not worth the terms
+    constexpr Index tasks_per_thread = 2;
+    constexpr Index fewest_tasks = 16;
     const Problem<T>& p = problem.forward;
     DirectBackwardLayout result;
     result.query_blocks = block_count(p.queries(), size);
@@ -80,10 +83,10 @@ struct DirectBackwardLayout {
     result.packers = Packers<T>::lay_out(layout, p, result.heads);
     result.queries = layout.template take<T>(blocks(query_count, QueryBlock<T>::size(p.key_dim(), p.value_dim())));
     result.keys = layout.template take<T>(blocks(p.threads, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), false)));
-    if (p.key_heads() % p.threads != 0 && p.key_heads() < 8 * p.threads) {
+    if (p.key_heads() % p.threads != 0 && p.key_heads() < many_heads * p.threads) {
       const Index bytes = blocks(blocks(query_count, rows), Index(sizeof(T)));
       const Index fitting = std::max<Index>(2, terms_bytes / std::max<Index>(bytes, 1));
-      const Index wanted = block_count(2 * std::max<Index>(p.threads, 8), result.heads);
+      const Index wanted = block_count(std::max(tasks_per_thread * p.threads, fewest_tasks), result.heads);
       result.beside = std::min({result.key_blocks, fitting, wanted});
     }
     result.query_gradient = layout.template take<T>(blocks(query_count, rows));
@@ -172,13 +175,21 @@ class DirectBackwardRun {
     });
   }
 
-  // How many keys of block `keys` the first query of block `queries` sees, or more; below 1 - queries none is seen.
-  Index diagonal(Index h, Index queries, Index keys) const {
-    return p_.causal ? queries * size + p_.offset() + 1 - keys * size : keys_in(h, keys);
+  // Whether a query of block `from` sees a key of block `block`.
+  bool sees(Index h, Index from, Index block) const {
+    const Index queries = queries_in(h, from), keys = keys_in(h, block);
+    return queries > 0 && keys > 0 && diagonal_of(p_, from * size, block * size, keys) + queries > 1;
   }
-  bool sees(Index h, Index queries, Index keys) const {
-    const Index count = queries_in(h, queries);
-    return count > 0 && keys_in(h, keys) > 0 && diagonal(h, queries, keys) + count > 1;
+  // What a thread with the head for itself will read after block `from` of query head g.
+  void ask_for_next(Index h, Index g, Index from, Index block, simd::Upcoming& upcoming) const {
+    do {
+      if (++from == scratch_.query_blocks) {
+        from = 0;
+        if (++g == group_) return;  // the next block of keys starts with packing
+      }
+    } while (!sees(h, from, block));
+    upcoming.add(query_block(h, g, from).packed, QueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
+    if (scratch_.beside == 0) upcoming.add(query_gradient(h, g) + from * rows_size(), rows_size());
   }
 
   // Key block `block` against all queries. Its terms of ∂q go to `terms`, or where that is null are added at once.
@@ -213,9 +224,7 @@ class DirectBackwardRun {
                                  : terms == nullptr ? mine.query_gradient
                                                     : terms + g * query_rows_size() + from * rows_size();
           if (!added_at_once) std::fill_n(pairs.query_gradient, rows_size(), T(0));
-          const Index next = from + 1 < scratch_.query_blocks ? from + 1 : 0;
-          pairs.upcoming.add(query_block(h, g, next).packed, QueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
-          if (terms == nullptr) pairs.upcoming.add(query_gradient(h, g) + next * rows_size(), rows_size());
+          ask_for_next(h, g, from, block, pairs.upcoming);
           simd::backward_kernels<T>().direct(pairs);
           if (!added_at_once && terms == nullptr) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
         }

@@ -20,6 +20,7 @@ struct RowPacker {
   bool elu = false;
 
   static Index scratch_rows(Index dim) { return simd::block_tokens<T> * simd::padded_columns<T>(dim); }
+  static Index scratch_group(Index dim) { return simd::token_group * simd::padded_columns<T>(dim); }
   static Index scratch_sums(Index dim) { return simd::padded_columns<double>(dim); }
   static Index packed_size(Index dim) { return (dim + 1) * simd::block_tokens<T>; }
 
@@ -28,7 +29,7 @@ struct RowPacker {
   void pack(Index first, Index count, T* rows, double* sums, T* packed) const {
     run(first, count, rows, true, sums, packed);
   }
-  // The same without the rows: less to write.
+  // The same without the rows: less to write. Scratch: scratch_group of T.
   void pack_only(Index first, Index count, T* scratch, double* sums, T* packed) const {
     run(first, count, scratch, false, sums, packed);
   }

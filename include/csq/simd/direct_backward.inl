@@ -141,8 +141,8 @@ struct BoundSlope {
   }
 };
 
-// Scores and r·v of one column of lanes → weights and slopes, over the first `keys`: the others no lane sees. Zero
-// where invisible.
+// Scores and r·v of one column of lanes → weights and slopes, over the first `keys`: the others no lane sees, and they
+// stay unwritten. Zero where invisible.
 template <class T, bool Masked, class Evaluate>
 void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index keys) {
   constexpr Index stride = block_tokens<T>;

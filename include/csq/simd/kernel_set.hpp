@@ -32,10 +32,12 @@ constexpr Index padded_columns(Index columns) {
   return (columns + line - 1) / line * line;
 }
 
-// Memory that the next blocks will read, in up to two pieces: tiles bring it into the second-level cache on their way.
-// Worth it where what is read again and again does not fit there; where it does, asking for it costs 1%.
-inline constexpr Index second_level_bytes = Index{5} << 18;  // 1.25 MB: processors have 1 to 2 MB
+// What is read again and again is asked for ahead where it is larger than this, 1.25 MB: recent server cores hold 1 to
+// 2 MB in the second level, and asking for what is there costs 1%.
+inline constexpr Index second_level_bytes = Index{5} << 18;
 
+// Memory that the next blocks will read, in up to two pieces that are not empty: tiles bring it into the second-level
+// cache on their way.
 struct Upcoming {
   // Addresses, not pointers: they run past the ends.
   std::uintptr_t at = 0, end = 0;

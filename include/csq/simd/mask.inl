@@ -1,6 +1,8 @@
 // Which pairs of a block of queries and a block of keys are visible, for lanes and for products.
 //
 // 0·NaN is NaN, so giving invisible pairs the weight 0 is not enough: a product must not even touch what they point to.
+// So weights that no lane of a group sees are never written: rows of queries and keys that are there read none of them,
+// and what the padding rows of a tile read goes to padding rows of C.
 
 // The keys that a column of lanes sees: key j is visible to lane i when j < i + diagonal.
 template <class T>

@@ -76,7 +76,7 @@ CSQ_INLINE void store_from_double(T* memory, const Doubles& vector) {
 template <class T>
 void center_rows(const PackBlock<T>& block, Index row_stride) {
   constexpr Index step = lanes<double>;
-  double reciprocal[block_tokens<T>];
+  double reciprocal[token_group];
   for (Index token = 0; token < block.source.tokens; ++token) {
     const double count = block.running_count + static_cast<double>(token) + (block.exclusive ? 0 : 1);
     reciprocal[token] = count > 0 ? 1 / count : 0;
