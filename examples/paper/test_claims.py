@@ -196,6 +196,7 @@ def capacities():
             "accuracy": right,
             "state_bytes": 1000,
             "multiply_adds": 1e4 * dim**2,
+            "method": "factored",
             "attention_us": dim,
         }
 
