@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "csq/attention.hpp"
+#include "csq/direct_backward.hpp"
 #include "csq/factored_backward.hpp"
 
 namespace csq {

@@ -10,6 +10,7 @@
 
 #include <cmath>
 
+#include "csq/direct_backward.hpp"
 #include "csq/score_problem.hpp"
 
 namespace csq {

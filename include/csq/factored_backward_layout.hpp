@@ -1,8 +1,8 @@
 // Where a factored backward call keeps what: its slices of both summaries, and the scratch for gradients and blocks.
 #pragma once
 
+#include "csq/backward_scratch.hpp"
 #include "csq/cost_model.hpp"
-#include "csq/direct_backward.hpp"
 #include "csq/quadratic_features.hpp"
 
 namespace csq {

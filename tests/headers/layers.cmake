@@ -4,8 +4,8 @@ cmake_minimum_required(VERSION 3.21)
 
 set(layer_0 version check tensor options parallel workspace kept_summary)
 set(layer_1 simd/.* mechanism centering problem)
-set(layer_2 pack quadratic_features summary backward_blocks)
-set(layer_3 direct few_queries direct_backward factored factored_layout factored_backward factored_backward_layout stream cost_model)
+set(layer_2 pack quadratic_features summary backward_blocks backward_scratch)
+set(layer_3 direct few_queries direct_backward direct_backward_layout factored factored_layout factored_backward factored_backward_layout stream cost_model)
 set(layer_4 arguments attention attention_backward score_problem bound_penalty sampled_bound_penalty rank_penalty penalties)
 set(layer_5 csq)
 
