@@ -139,3 +139,39 @@ TEST_CASE("workspace_bytes refuses what a call refuses") {
   CHECK_THROWS_AS(csq::workspace_bytes(csq::Csq{}, shape, {.threads = -1}), std::invalid_argument);
   CHECK_THROWS_AS(csq::workspace_bytes(csq::Csq{}, shape, {.chunk = -16}), std::invalid_argument);
 }
+
+TEST_CASE("backward_workspace_bytes is what a backward call takes") {
+  Random random(52);
+  const auto visit = [&](const auto& named) {
+    using M = std::remove_cvref_t<decltype(named.mechanism)>;
+    for (const WorkspaceCase& c : workspace_cases) {
+      const Problem p = Problem::random(random, c.sizes, c.causal);
+      for (const csq::Method method : methods(named.factored)) {
+        INFO(named.name << ", " << c.name << ", " << name_of(method));
+        Placed<float> placed(p);
+        csq::Workspace workspace;
+        const csq::Options options = options_of(p, {method, 0, 2, &workspace}, nullptr, nullptr);
+        const auto& q = placed.q.view;
+        const auto& k = placed.k.view;
+        const auto& v = placed.v.view;
+        allocations_of(named.mechanism, placed, options);
+        csq::Workspace own;
+        csq::Options backward = options;
+        backward.workspace = &own;
+        const auto numbers = [](const auto& view) {
+          return std::size_t(view.shape[0] * view.shape[1] * view.shape[2] * view.shape[3]);
+        };
+        std::vector<float> dout(numbers(placed.output.view), 1), dq(numbers(q)), dk(numbers(k)), dv(numbers(v));
+        double shift = 0;
+        csq::Gradients<float> gradients{{dq.data(), q.shape}, {dk.data(), k.shape}, {dv.data(), v.shape}};
+        if constexpr (requires { std::declval<M>().shift; }) gradients.shift = &shift;
+        csq::attention_backward(named.mechanism, q, k, v, placed.output.view, placed.statistic.view,
+                                csq::Heads<float>(dout.data(), placed.output.view.shape), gradients, backward);
+        CHECK(own.bytes() == csq::backward_workspace_bytes<float>(named.mechanism, shape_of(c), backward));
+        if (method != csq::Method::automatic)
+          CHECK(csq::used_backward_method(named.mechanism, shape_of(c), backward) == method);
+      }
+    }
+  };
+  for_typical_mechanisms(visit);
+}

@@ -184,9 +184,9 @@ Matrix<T> attention(const M& mechanism, const Q& q, const K& k, const V& v, cons
   return out;
 }
 
-// Scratch that a call with these sizes takes; a Workspace that has served one grows no further.
-template <class T = float, class M>
-std::size_t workspace_bytes(const M& mechanism, const Shape& shape, const Options& options = {}) {
+// The problem that a call with these sizes would be, without memory: what lays scratch out reads no more of it.
+template <class T, class M>
+Problem<T> problem_of_sizes(const M& mechanism, const Shape& shape, const Options& options) {
   Problem<T> problem;
   problem.weight = weight_of(mechanism);
   const auto sized = [&](Index heads, Index tokens, Index dim) {
@@ -203,11 +203,18 @@ std::size_t workspace_bytes(const M& mechanism, const Shape& shape, const Option
         shape.value_dim, ", batch ", shape.batch, ", heads ", shape.heads, ", kv_heads ", shape.kv_heads);
   check_method(problem.weight, options.method);
   check_counts(options);
-  Shape resolved = shape;
-  resolved.causal = problem.causal = options.causal || shape.causal;
+  problem.causal = options.causal || shape.causal;
   problem.centering =
       options.centering == Centering::automatic ? default_centering<M>(problem.causal) : options.centering;
   problem.chunk = options.chunk;
+  return problem;
+}
+
+// Scratch that a call with these sizes takes; a Workspace that has served one grows no further.
+template <class T = float, class M>
+std::size_t workspace_bytes(const M& mechanism, const Shape& shape, const Options& options = {}) {
+  Problem<T> problem = problem_of_sizes<T>(mechanism, shape, options);
+  const Shape resolved = shape_of(problem);
   const Method method = resolve_method(problem.weight, resolved, options.method, options.chunk);
   problem.threads = threads_for(resolved, problem.weight, method, options);
   return scratch_bytes(problem, method);

@@ -114,4 +114,27 @@ void attention_backward(const M& mechanism, Heads<Q> q, Heads<K> k, Heads<V> v, 
   attention_backward_checked(mechanism, problem, options);
 }
 
+// The method that a backward call with these sizes and options runs.
+template <class M>
+Method used_backward_method(const M& mechanism, Shape shape, const Options& options = {}) {
+  shape.causal = shape.causal || options.causal;
+  const Weight weight = weight_of(mechanism);
+  check_method(weight, options.method);
+  return resolve_backward_method(weight, shape, options.method);
+}
+
+// Scratch that a backward call with these sizes takes, the gradient of the shift included where there is one; a
+// Workspace that has served one grows no further.
+template <class T = float, class M>
+std::size_t backward_workspace_bytes(const M& mechanism, const Shape& shape, const Options& options = {}) {
+  BackwardProblem<T> problem;
+  problem.forward = problem_of_sizes<T>(mechanism, shape, options);
+  const Shape resolved = shape_of(problem.forward);
+  const Method method = resolve_backward_method(problem.forward.weight, resolved, options.method);
+  problem.forward.threads = threads_for(resolved, problem.forward.weight, method, options);
+  double shift = 0;
+  if constexpr (requires { mechanism.shift; }) problem.gradients.shift = &shift;
+  return backward_scratch_bytes(problem, method);
+}
+
 }  // namespace csq

@@ -145,4 +145,15 @@ Centering default_centering([[maybe_unused]] bool causal) {
     return Centering::none;
 }
 
+template <class M>
+Centering default_centering(const M&, bool causal) {
+  return default_centering<M>(causal);
+}
+
+// Whether a mechanism has a factored method: its weight is a polynomial of degree 2 or less in the score.
+template <class M>
+bool has_factored_form(const M& mechanism) {
+  return weight_of(mechanism).has_factored_form();
+}
+
 }  // namespace csq

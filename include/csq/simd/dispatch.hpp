@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 #include "csq/check.hpp"
 #include "csq/simd/avx2.hpp"
@@ -69,5 +70,14 @@ namespace csq {
 
 // "avx512", "avx2" or "portable".
 inline const char* simd_name() { return simd::kernels<float>().name; }
+
+// The sets of kernels that this processor has, best first: what CSQ_SIMD may name.
+inline std::vector<std::string_view> simd_names() {
+  std::vector<std::string_view> names;
+  if (simd::processor_has(simd::InstructionSet::avx512)) names.push_back("avx512");
+  if (simd::processor_has(simd::InstructionSet::avx2)) names.push_back("avx2");
+  names.push_back("portable");
+  return names;
+}
 
 }  // namespace csq
