@@ -37,7 +37,7 @@ Cell measure(const csq::Shape& shape, const Settings& settings) {
     return bench::timed_call("", csq::Csq{}, method, bench::Pass::forward, shape, settings.threads);
   };
   bench::TimedCall direct = call(csq::Method::direct);
-  if (csq::served_directly(shape)) {  // the same path under both names
+  if (csq::detail::served_directly(shape)) {  // the same path under both names
     cell.direct = cell.factored = 1;
     return cell;
   }
@@ -52,7 +52,7 @@ Cell measure(const csq::Shape& shape, const Settings& settings) {
 }
 
 const char* mark(const Cell& cell) {
-  if (csq::served_directly(cell.shape)) return "=";
+  if (csq::detail::served_directly(cell.shape)) return "=";
   return cell.chosen_factored ? "F" : "D";
 }
 
@@ -76,7 +76,7 @@ int run(const Settings& settings) {
   progress.finish();
 
   std::printf("%s, %d threads. D direct, F factored, = the same path; +x%%: slower than the better method\n",
-              csq::build_info().c_str(), csq::usable_threads(settings.threads));
+              csq::build_info().c_str(), csq::detail::usable_threads(settings.threads));
   std::printf("%4s %6s %5s ", "d", "mask", "heads");
   for (Index tokens = 64; tokens <= settings.max_tokens; tokens *= 2)
     std::printf("%9lld", static_cast<long long>(tokens));

@@ -182,7 +182,7 @@ std::vector<Task> make_tasks(const Settings& settings, const std::map<Index, std
 // The smallest convenient size at which the factored forward reads its summary (its backward always does).
 Index size_that_reads(const Row& row) {
   Index tokens = 512;
-  while (csq::served_directly(row.shape(tokens))) tokens += tokens / 8;
+  while (csq::detail::served_directly(row.shape(tokens))) tokens += tokens / 8;
   return tokens;
 }
 
@@ -255,7 +255,7 @@ void run(Settings settings) {
   bench::Machine& machine = results.machine;
   machine.processor = processor_name();
   machine.build = csq::build_info();
-  machine.threads = csq::usable_threads(settings.threads);
+  machine.threads = csq::detail::usable_threads(settings.threads);
   progress.show("FMA peak", "measuring");
   machine.peak_one_thread = bench::measure_fma_peak(csq::simd_name(), 1);
   machine.peak_all_threads = bench::measure_fma_peak(csq::simd_name(), machine.threads);

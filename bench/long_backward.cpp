@@ -128,7 +128,7 @@ int main(int count, char** words) {
   try {
     std::printf("CSQ forward and backward, n = %lld, d = %lld, causal, one head, factored; %s, %d threads\n",
                 static_cast<long long>(tokens), static_cast<long long>(dim), csq::build_info().c_str(),
-                csq::usable_threads(0));
+                csq::detail::usable_threads(0));
     bench::Inputs random(dim);
     const bool random_good = check("normal random numbers", random, tokens, true);
     const std::string stem = bench::data_folder() + "/byte_lm_softmax_";

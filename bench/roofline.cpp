@@ -263,7 +263,7 @@ int run(const Settings& settings, const char* program) {
     scale(rows);  // first: peak memory is the process's
   }
   Peaks peaks;
-  peaks.threads = csq::usable_threads(0);
+  peaks.threads = csq::detail::usable_threads(0);
   progress.show("FMA peak", "");
   peaks.one = bench::measure_fma_peak(csq::simd_name(), 1, 30);
   peaks.all = bench::measure_fma_peak(csq::simd_name(), peaks.threads, 30);
@@ -308,9 +308,9 @@ int run(const Settings& settings, const char* program) {
   bool met = true;
   for (const Reach& row : rows) met = met && (!row.has_bound() || row.meets(row.reach));
   if (settings.sets)
-    for (const auto& [name, set] : {std::pair{"avx2", csq::simd::InstructionSet::avx2},
-                                    std::pair{"portable", csq::simd::InstructionSet::portable}}) {
-      if (!csq::simd::processor_has(set) || csq::simd::instruction_set() == set) continue;
+    for (const auto& [name, set] : {std::pair{"avx2", csq::detail::simd::InstructionSet::avx2},
+                                    std::pair{"portable", csq::detail::simd::InstructionSet::portable}}) {
+      if (!csq::detail::simd::processor_has(set) || csq::detail::simd::instruction_set() == set) continue;
       std::printf("\n");
       std::fflush(stdout);
       std::string command = std::string("CSQ_SIMD=") + name + " '" + program + "' --only kernels";

@@ -218,8 +218,9 @@ std::string forward_method(const Mechanism& mechanism, const csq::Shape& sizes, 
   return options.method == csq::Method::factored ? "factored (served directly)" : "direct";
 }
 std::string backward_method(const Mechanism& mechanism, const csq::Shape& sizes, const csq::Options& options) {
-  const csq::Weight weight = std::visit([](const auto& chosen) { return csq::weight_of(chosen); }, mechanism);
-  return csq::resolve_backward_method(weight, sizes, options.method) == csq::Method::factored ? "factored" : "direct";
+  const csq::Method used =
+      std::visit([&](const auto& chosen) { return csq::used_backward_method(chosen, sizes, options); }, mechanism);
+  return used == csq::Method::factored ? "factored" : "direct";
 }
 
 template <class T>
@@ -245,8 +246,8 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   options.chunk = arguments.chunk;
   options.threads = arguments.threads;
 
-  const Index rows = csq::checked_product(q.heads(), q.tokens(), "q");
-  std::vector<T> out(static_cast<std::size_t>(csq::checked_product(rows, v.dim(), "out")));
+  const Index rows = csq::detail::checked_product(q.heads(), q.tokens(), "q");
+  std::vector<T> out(static_cast<std::size_t>(csq::detail::checked_product(rows, v.dim(), "out")));
   std::vector<T> normalizer(static_cast<std::size_t>(rows));
   const csq::Heads<T> out_view(out.data(), {1, q.heads(), q.tokens(), v.dim()});
   const csq::Heads<T> normalizer_view(normalizer.data(), {1, q.heads(), q.tokens(), 1});

@@ -28,7 +28,7 @@ TEST_CASE("feature counts") {
   CHECK(csq::feature_count(32) == 561);
   CHECK(csq::feature_count(64) == 2145);
   CHECK(csq::feature_count(128) == 8385);
-  CHECK(csq::feature_count(64, 1) == 64);
+  CHECK(csq::feature_count(csq::Linear{}, 64) == 64);
 }
 
 TEST_CASE("multiply-adds") {
@@ -108,8 +108,11 @@ TEST_CASE("causal calls below t(1+1/g) read no summary") {
     for (const Index group : {1, 8}) {
       INFO("d = " << d << ", group " << group);
       const double limit = break_even(d) * (1 + 1 / double(group));
-      CHECK(csq::served_directly(square(0.5 * limit, d, true, group)));
-      CHECK_FALSE(csq::served_directly(square(2 * limit, d, true, group)));
-      CHECK_FALSE(csq::served_directly(square(0.5 * limit, d, false, group)));
+      const auto used = [&](double tokens, bool causal) {
+        return csq::used_method(csq::Csq{}, square(tokens, d, causal, group), {.method = Method::factored});
+      };
+      CHECK(used(0.5 * limit, true) == Method::direct);
+      CHECK(used(2 * limit, true) == Method::factored);
+      CHECK(used(0.5 * limit, false) == Method::factored);
     }
 }

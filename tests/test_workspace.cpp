@@ -123,7 +123,7 @@ TEST_CASE("a workspace reserved by hand serves the first call") {
 TEST_CASE("a workspace can be moved, and is freed once") {
   csq::Workspace first;
   std::byte* const memory = first.reserve(1000);
-  CHECK(reinterpret_cast<std::uintptr_t>(memory) % csq::cache_line == 0);
+  CHECK(reinterpret_cast<std::uintptr_t>(memory) % csq::detail::cache_line == 0);
   csq::Workspace second(std::move(first));
   CHECK(second.reserve(1000) == memory);
   CHECK(second.bytes() == 1000);

@@ -54,7 +54,7 @@ struct Row {
            (backward ? bench::flops(shape(tokens), factored, Pass::backward) : 0);
   }
   // The factored call is the direct path. Backward takes no savings under a causal mask: it always reads.
-  bool served_directly(Index tokens) const { return !backward && csq::served_directly(shape(tokens)); }
+  bool served_directly(Index tokens) const { return !backward && csq::detail::served_directly(shape(tokens)); }
   // From the operation counts alone, or weighed with the fractions of the FMA peak that the two sides reached.
   double model(double rival_fraction = 1, double factored_fraction = 1) const {
     if (!backward)

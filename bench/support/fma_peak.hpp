@@ -10,7 +10,8 @@
 #include <chrono>
 #include <string_view>
 
-#include "csq/parallel.hpp"
+#include "csq/detail/base/parallel.hpp"
+#include "csq/heads.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -110,8 +111,8 @@ inline double measure_fma_peak(std::string_view set, int threads, int repeats = 
   for (int i = 0; i < 24; ++i) starts[i] = 1.0f + 0.01f * static_cast<float>(i);
   const auto seconds = [&](long iterations, int used) {
     const auto start = std::chrono::steady_clock::now();
-    csq::parallel_for(used, used,
-                      [&](csq::Index, int) { [[maybe_unused]] volatile float sink = kernel.loop(iterations, starts); });
+    csq::detail::parallel_for(
+        used, used, [&](csq::Index, int) { [[maybe_unused]] volatile float sink = kernel.loop(iterations, starts); });
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   long iterations = 1000;

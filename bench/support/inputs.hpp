@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "../../examples/npy.hpp"
-#include "csq/tensor.hpp"
+#include "csq/eigen.hpp"
 
 namespace bench {
 

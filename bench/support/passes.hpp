@@ -28,21 +28,6 @@ inline double flops(const csq::Shape& shape, bool factored, Pass pass) {
   return 2 * (factored ? csq::factored_backward_multiply_adds(shape) : csq::direct_backward_multiply_adds(shape));
 }
 
-// Scratch that a backward call takes, as csq::workspace_bytes tells it of forward.
-template <class T, class M>
-std::size_t backward_workspace_bytes(const M& mechanism, const csq::Shape& shape, const csq::Options& options) {
-  csq::BackwardProblem<T> problem;
-  csq::Problem<T>& p = problem.forward;
-  p.weight = csq::weight_of(mechanism);
-  p.query.shape = {shape.batch, shape.heads, shape.queries, shape.key_dim};
-  p.key.shape = {shape.batch, shape.kv_heads, shape.keys, shape.key_dim};
-  p.value.shape = {shape.batch, shape.kv_heads, shape.keys, shape.value_dim};
-  csq::resolve_options(p, options, csq::default_centering<M>(options.causal));
-  const csq::Method method = csq::resolve_backward_method(p.weight, shape, options.method);
-  p.threads = csq::threads_for(shape, p.weight, method, options);
-  return csq::backward_scratch_bytes(problem, method);
-}
-
 // dout has no data where only forward is called.
 template <class T>
 struct Operands {
@@ -67,7 +52,7 @@ class Passes {
       resize(dq, shape.heads, shape.queries, shape.key_dim);
       resize(dk, shape.kv_heads, shape.keys, shape.key_dim);
       resize(dv, shape.kv_heads, shape.keys, shape.value_dim);
-      bytes = std::max(bytes, backward_workspace_bytes<T>(mechanism, shape, options));
+      bytes = std::max(bytes, csq::backward_workspace_bytes<T>(mechanism, shape, options));
     }
     if (bytes > workspace_.bytes()) std::memset(workspace_.reserve(bytes), 0, bytes);
   }

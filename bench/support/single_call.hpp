@@ -46,7 +46,7 @@ void single_call(benchmark::State& state, const M& mechanism, csq::Method method
   const double rate = flops(shape, factored, pass) * static_cast<double>(state.iterations()) / elapsed.count();
   state.counters["GF/s"] = rate / 1e9;
   state.counters["of_peak"] = rate / fma_peak;
-  if (factored && !backward && csq::served_directly(shape)) state.SetLabel("served directly");
+  if (factored && !backward && csq::detail::served_directly(shape)) state.SetLabel("served directly");
 }
 
 inline void add_sizes(benchmark::internal::Benchmark* benchmark) {

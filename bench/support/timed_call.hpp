@@ -45,7 +45,7 @@ inline TimedCall peak_call(int threads) {
   return {"FMA peak",
           kernel.flops_per_iteration * static_cast<double>(iterations) * threads,
           [=] {
-            csq::parallel_for(threads, threads, [&](Index, int) {
+            csq::detail::parallel_for(threads, threads, [&](Index, int) {
               [[maybe_unused]] volatile float sink = kernel.loop(iterations, starts.data());
             });
           },

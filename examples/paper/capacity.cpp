@@ -265,11 +265,12 @@ struct Outcome {
 // What a decoder keeps between tokens, in float, and its features D; softmax keeps every key and value.
 void count_state(const Run& run, Outcome& outcome) {
   const CrossShape& s = run.shape;
-  const csq::Weight weight = std::visit([](const auto& chosen) { return csq::weight_of(chosen); }, run.mechanism);
   const auto heads = static_cast<double>(s.heads);
   const auto value_dim = static_cast<double>(s.value_dim), key_dim = static_cast<double>(s.key_dim);
-  if (weight.has_factored_form()) {
-    outcome.features = heads * static_cast<double>(csq::feature_count(weight, s.key_dim));
+  if (std::visit([](const auto& chosen) { return csq::has_factored_form(chosen); }, run.mechanism)) {
+    const Index features =
+        std::visit([&](const auto& chosen) { return csq::feature_count(chosen, s.key_dim); }, run.mechanism);
+    outcome.features = heads * static_cast<double>(features);
     outcome.state_bytes = 4 * outcome.features * (value_dim + 1);
   } else {
     outcome.state_bytes = 4 * heads * static_cast<double>(s.keys) * (key_dim + value_dim);
@@ -286,8 +287,7 @@ void count_work(const Run& run, Outcome& outcome) {
         const bool factored = csq::used_method(chosen, shape) == csq::Method::factored;
         outcome.method = factored ? "factored" : "direct";
         outcome.multiply_adds =
-            factored ? csq::factored_multiply_adds(shape, csq::feature_count(csq::weight_of(chosen), one.key_dim), 0)
-                     : csq::direct_multiply_adds(shape);
+            factored ? csq::factored_multiply_adds(chosen, shape) : csq::direct_multiply_adds(shape);
       },
       run.mechanism);
 }

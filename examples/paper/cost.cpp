@@ -147,8 +147,11 @@ class HeadTimes {
  private:
   double multiply_adds(Index n) const {
     const csq::Shape shape{.queries = n, .keys = n, .key_dim = head_dim, .value_dim = head_dim, .causal = true};
-    return softmax_ || csq::served_directly(shape) ? csq::direct_multiply_adds(shape)
-                                                   : csq::factored_multiply_adds(shape);
+    return used(shape) == csq::Method::direct ? csq::direct_multiply_adds(shape) : csq::factored_multiply_adds(shape);
+  }
+
+  csq::Method used(const csq::Shape& shape) const {
+    return softmax_ ? csq::Method::direct : csq::used_method(csq::Csq{}, shape, {.method = csq::Method::factored});
   }
 
   bool softmax_;

@@ -461,9 +461,8 @@ void check_command(const Command& command) {
             "--coefficients: " + each.mechanism + " has none");
     require(each.mechanism != "quadratic" || each.coefficients.empty() || each.coefficients.size() == 3,
             "--coefficients: quadratic has three, not " + std::to_string(each.coefficients.size()));
-    const bool has_summary =
-        std::visit([](const auto& mechanism) { return csq::weight_of(mechanism).has_factored_form(); },
-                   config_of(each, {}).attention[0].mechanism);
+    const bool has_summary = std::visit([](const auto& mechanism) { return csq::has_factored_form(mechanism); },
+                                        config_of(each, {}).attention[0].mechanism);
     require(each.method != "factored" || has_summary, "--method factored: " + each.mechanism + " has no factored form");
   }
   const bool single = runs_of(command).size() == 1 && command.distill.empty() && !command.quick;

@@ -36,14 +36,22 @@ using ConstRow = Eigen::Map<const Eigen::Matrix<T, 1, Eigen::Dynamic>>;
 // ---------------------------------------------------------------------------------------------------------------------
 // Random numbers from a counter: the same for any number of threads and with every standard library.
 
+// 64 random bits from a counter (SplitMix64's finaliser, Steele et al. 2014).
+inline std::uint64_t random_bits(std::uint64_t seed, std::uint64_t counter) {
+  std::uint64_t x = seed + 0x9e3779b97f4a7c15u * (counter + 1);
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
 // Independent streams of one seed: data, parameters, …
 inline std::uint64_t random_stream(std::uint64_t seed, std::uint64_t purpose) {
-  return csq::random_bits(csq::random_bits(0x63737120u, seed), purpose);
+  return random_bits(random_bits(0x63737120u, seed), purpose);
 }
 
 // In (0, 1).
 inline double random_uniform(std::uint64_t stream, std::uint64_t counter) {
-  return (static_cast<double>(csq::random_bits(stream, counter) >> 11) + 0.5) * 0x1p-53;
+  return (static_cast<double>(random_bits(stream, counter) >> 11) + 0.5) * 0x1p-53;
 }
 
 // Standard normal (Box and Muller 1958).
@@ -54,7 +62,7 @@ inline double random_normal(std::uint64_t stream, std::uint64_t counter) {
 
 // In [0, count). The bias of the remainder is below count/2⁶⁴.
 inline Index random_index(std::uint64_t stream, std::uint64_t counter, Index count) {
-  return static_cast<Index>(csq::random_bits(stream, counter) % static_cast<std::uint64_t>(count));
+  return static_cast<Index>(random_bits(stream, counter) % static_cast<std::uint64_t>(count));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -212,7 +220,7 @@ struct AttentionSettings {
 
   csq::Centering resolved_centering() const {
     if (centering != csq::Centering::automatic) return centering;
-    return std::visit([&]<class M>(const M&) { return csq::default_centering<M>(causal); }, mechanism);
+    return std::visit([&](const auto& chosen) { return csq::default_centering(chosen, causal); }, mechanism);
   }
   // With the centring resolved, so that penalties see the scores that the layer uses.
   csq::Options options(csq::Workspace* workspace) const {

@@ -242,7 +242,7 @@ void measure_error(const Head& head, bool causal, Report& report) {
     report.add("error", name, "direct", direct);
     std::printf("%-8s %-5s %-6s %5ld  %-8s  %9.2e", head.name.c_str(), head.layer.c_str(), causal ? "causal" : "full",
                 static_cast<long>(head.q.rows()), name, direct);
-    if (csq::weight_of(mechanism).has_factored_form()) {
+    if (csq::has_factored_form(mechanism)) {
       const double factored = error(csq::Method::factored);
       report.add("error", name, "factored", factored);
       std::printf("  %9.2e", factored);

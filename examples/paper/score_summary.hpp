@@ -1,6 +1,6 @@
 // What the scores of a trained model look like: Z = α·Qc·Kcᵀ, after the layer's centring and scale.
 //
-//   max|Z|, Pr(|Z| > R)     over visible pairs, heads and layers (csq/bound_penalty.hpp)
+//   max|Z|, Pr(|Z| > R)     over visible pairs, heads and layers (csq/penalties.hpp)
 //   stable rank             ‖X‖_F²/σ_max²(X) of Qc and of Kc [n, d], mean over heads, layers and sequences
 #pragma once
 

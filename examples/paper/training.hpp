@@ -2,10 +2,14 @@
 //
 //   loss = mean over marked positions of −log p(target) + Σ_layers (λ_b·L_b + λ_r·(L_r(q) + L_r(k)))
 //
-// L_b and L_r: csq/bound_penalty.hpp and csq/rank_penalty.hpp, on the scores as the layer centres them. A batch is cut
+// L_b and L_r: csq/penalties.hpp, on the scores as the layer centres them. A batch is cut
 // into a few shards, a shard into chunks; both depend on shapes alone and are summed in order, so results are bitwise
 // the same for any number of threads.
 #pragma once
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #include "model.hpp"
 
@@ -86,6 +90,14 @@ struct TrainingScratch {
   std::vector<T> gradient;  // of the last accumulate_gradient
 };
 
+inline int usable_threads([[maybe_unused]] int requested) {
+#ifdef _OPENMP
+  return requested > 0 ? requested : omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
 // task(shard, chunk) for all chunks of a batch. Reports add up in order.
 template <class T, class Task>
 LossReport for_each_chunk(const Batch& batch, TrainingScratch<T>& scratch, int threads, const Task& task) {
@@ -94,13 +106,15 @@ LossReport for_each_chunk(const Batch& batch, TrainingScratch<T>& scratch, int t
   Eigen::setNbThreads(1);  // threads take shards; a product split over threads would sum in another order
   const Index chunk = std::max<Index>(1, tokens_per_chunk / std::max<Index>(1, batch.length));
   const Index chunks = (batch.sequences + chunk - 1) / chunk;
-  csq::parallel_for(shards, csq::usable_threads(threads), [&](Index s, int) {
+  [[maybe_unused]] const int used = usable_threads(threads);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(used)
+  for (Index s = 0; s < shards; ++s) {
     typename TrainingScratch<T>::Shard& shard = scratch.shards[static_cast<std::size_t>(s)];
     shard.number = static_cast<std::size_t>(s);
     shard.report = {};
     for (Index at = chunks * s / shards; at < chunks * (s + 1) / shards; ++at)
       task(shard, Chunk{&batch, at * chunk, std::min(chunk, batch.sequences - at * chunk)});
-  });
+  }
   LossReport total;
   for (const auto& shard : scratch.shards) total.add(shard.report);
   return total;

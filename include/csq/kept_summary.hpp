@@ -8,9 +8,10 @@
 
 #include <algorithm>
 
+#include "csq/heads.hpp"
 #include "csq/workspace.hpp"
 
-namespace csq {
+namespace CSQ_TYPES {
 
 class KeptSummary {
  public:
@@ -35,8 +36,8 @@ class KeptSummary {
     return reinterpret_cast<T*>(memory_.reserve(0)) + key_head * sizes_.rows;
   }
   void reserve(const Sizes& sizes) {
-    const Index numbers = checked_product(sizes.key_heads, sizes.rows, "summary");
-    memory_.reserve(static_cast<std::size_t>(checked_product(numbers, sizes.scalar_bytes, "summary")));
+    const Index numbers = detail::checked_product(sizes.key_heads, sizes.rows, "summary");
+    memory_.reserve(static_cast<std::size_t>(detail::checked_product(numbers, sizes.scalar_bytes, "summary")));
     sizes_ = sizes;
   }
 
@@ -45,4 +46,4 @@ class KeptSummary {
   Sizes sizes_;
 };
 
-}  // namespace csq
+}  // namespace CSQ_TYPES

@@ -4,9 +4,9 @@
 #include <optional>
 #include <span>
 
-#include "csq/tensor.hpp"
+#include "csq/heads.hpp"
 
-namespace csq {
+namespace CSQ_TYPES {
 
 class Workspace;
 class KeptSummary;
@@ -73,4 +73,4 @@ struct Options {
   KeptSummary* summary = nullptr;
 };
 
-}  // namespace csq
+}  // namespace CSQ_TYPES

@@ -1,14 +1,39 @@
-// The only source of the version; CMake reads it from here.
+// Which csq this is, and what it runs on.
 #pragma once
 
-#define CSQ_VERSION_MAJOR 0
-#define CSQ_VERSION_MINOR 1
-#define CSQ_VERSION_PATCH 0
+#include <string>
+#include <string_view>
+#include <vector>
 
-namespace csq {
+#include "csq/detail/simd/targets.hpp"
+
+namespace CSQ_CODE {
 
 inline constexpr int version_major = CSQ_VERSION_MAJOR;
 inline constexpr int version_minor = CSQ_VERSION_MINOR;
 inline constexpr int version_patch = CSQ_VERSION_PATCH;
 
-}  // namespace csq
+// "avx512", "avx2" or "portable".
+inline const char* simd_name() { return detail::simd::kernels<float>().name; }
+
+// The sets of kernels that this processor has, best first: what CSQ_SIMD may name.
+inline std::vector<std::string_view> simd_names() {
+  std::vector<std::string_view> names;
+  if (detail::simd::processor_has(detail::simd::InstructionSet::avx512)) names.push_back("avx512");
+  if (detail::simd::processor_has(detail::simd::InstructionSet::avx2)) names.push_back("avx2");
+  names.push_back("portable");
+  return names;
+}
+
+// "csq 0.1.0, avx512, OpenMP".
+inline std::string build_info() {
+  std::string info = "csq " + std::to_string(version_major) + "." + std::to_string(version_minor) + "." +
+                     std::to_string(version_patch) + ", " + simd_name();
+#ifdef _OPENMP
+  return info + ", OpenMP";
+#else
+  return info + ", one thread";
+#endif
+}
+
+}  // namespace CSQ_CODE

@@ -2,15 +2,12 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <new>
 #include <utility>
 
-#include "csq/check.hpp"
+#include "csq/detail/base/arena.hpp"
 
-namespace csq {
-
-inline constexpr std::size_t cache_line = 64;
+namespace CSQ_TYPES {
 
 // Not thread-safe: one workspace serves one call at a time. Grows as needed, never shrinks, contents are undefined.
 class Workspace {
@@ -29,7 +26,7 @@ class Workspace {
   std::byte* reserve(std::size_t bytes) {
     if (bytes > bytes_) {
       release();
-      memory_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{cache_line}));
+      memory_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{detail::cache_line}));
       bytes_ = bytes;
     }
     return memory_;
@@ -39,7 +36,7 @@ class Workspace {
 
  private:
   void release() {
-    ::operator delete (memory_, std::align_val_t{cache_line});
+    ::operator delete (memory_, std::align_val_t{detail::cache_line});
     memory_ = nullptr;
     bytes_ = 0;
   }
@@ -48,29 +45,4 @@ class Workspace {
   std::size_t bytes_ = 0;
 };
 
-// Hands out aligned pieces of one buffer. With a null base it only counts, so the code that lays scratch out is also
-// the code that says how much is needed.
-class ScratchLayout {
- public:
-  explicit ScratchLayout(std::byte* base = nullptr) : base_(base) {}
-
-  template <class T>
-  T* take(Index count) {
-    return static_cast<T*>(take_bytes(count, static_cast<Index>(sizeof(T))));
-  }
-
-  std::size_t bytes() const { return used_; }
-
- private:
-  __attribute__((noinline)) void* take_bytes(Index count, Index size) {
-    const Index bytes = checked_product(count, size, "workspace");
-    const std::size_t offset = used_;
-    used_ += (static_cast<std::size_t>(bytes) + cache_line - 1) / cache_line * cache_line;
-    return base_ == nullptr ? nullptr : base_ + offset;
-  }
-
-  std::byte* base_ = nullptr;
-  std::size_t used_ = 0;
-};
-
-}  // namespace csq
+}  // namespace CSQ_TYPES

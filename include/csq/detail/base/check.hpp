@@ -1,0 +1,68 @@
+// Argument errors: std::invalid_argument that names the argument and its sizes. Checked once per call, at the boundary.
+#pragma once
+
+#if __cplusplus < 202002L
+#error "csq needs C++20: compile with -std=c++20"
+#endif
+#ifdef __FAST_MATH__
+#error "csq cannot be compiled with -ffast-math: NaN and infinity mean something here, and sums must keep their order"
+#endif
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "csq/detail/base/abi.hpp"
+
+namespace CSQ_CODE::detail {
+
+// Every size and stride of the library, in elements.
+using Index = std::int64_t;
+
+// A piece of a message: text or a number.
+struct MessagePart {
+  enum class Kind { text, integer, real };
+
+  Kind kind;
+  std::string_view text{};
+  Index integer = 0;
+  double real = 0;
+
+  MessagePart(std::string_view value) : kind(Kind::text), text(value) {}
+  MessagePart(const char* value) : kind(Kind::text), text(value) {}
+  template <std::integral Number>
+  MessagePart(Number value) : kind(Kind::integer), integer(static_cast<Index>(value)) {}
+  MessagePart(double value) : kind(Kind::real), real(value) {}
+};
+
+// Throws std::invalid_argument("csq: " + parts).
+[[noreturn]] inline void throw_invalid_argument(const MessagePart* parts, std::size_t count) {
+  std::string message = "csq: ";
+  for (std::size_t i = 0; i < count; ++i) {
+    char number[32] = "";
+    if (parts[i].kind == MessagePart::Kind::integer)
+      std::snprintf(number, sizeof number, "%lld", static_cast<long long>(parts[i].integer));
+    if (parts[i].kind == MessagePart::Kind::real) std::snprintf(number, sizeof number, "%.6g", parts[i].real);
+    message.append(parts[i].text).append(number);
+  }
+  throw std::invalid_argument(message);
+}
+
+// The same. By value, so that text of any length is one type, and out of line: there are many checks, and a program
+// that includes csq compiles all of them.
+template <class... Parts>
+[[noreturn]] __attribute__((noinline, cold)) void fail(Parts... parts) {
+  const MessagePart list[] = {parts...};
+  throw_invalid_argument(list, sizeof...(parts));
+}
+
+template <class... Parts>
+void check(bool condition, Parts... parts) {
+  if (!condition) fail(parts...);
+}
+
+}  // namespace CSQ_CODE::detail

@@ -1,0 +1,65 @@
+// One checked call, as the engines read it: the arrays, the weight and every option resolved.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "csq/detail/call/weight.hpp"
+#include "csq/options.hpp"
+#include "csq/shape.hpp"
+
+namespace CSQ_CODE::detail {
+
+template <class T>
+struct Problem {
+  Heads<const T> query, key, value;
+  Heads<T> output;
+  Heads<T> normalizer;  // [batch, heads, tokens, 1]; data is null when the caller wants none
+  Weight weight;
+  double scale = 1;  // α
+  bool causal = false;
+  Centering centering = Centering::none;  // never automatic
+  std::span<const Index> key_length, query_length;
+  const History* query_history = nullptr;
+  const History* key_history = nullptr;
+  Index chunk = 0;
+  int threads = 1;  // resolved
+  KeptSummary* summary = nullptr;
+
+  Index queries() const { return query.tokens(); }
+  Index keys() const { return key.tokens(); }
+  Index key_dim() const { return query.dim(); }
+  Index value_dim() const { return value.dim(); }
+  Index group() const { return query.heads() / key.heads(); }
+  // Key heads of all batches, one after another; query heads of key head h are [h·group, (h+1)·group).
+  Index key_heads() const { return key.batch() * key.heads(); }
+  Index visible_keys(Index batch) const {
+    return key_length.empty() ? keys() : key_length[static_cast<std::size_t>(batch)];
+  }
+  Index real_queries(Index batch) const {
+    return query_length.empty() ? queries() : query_length[static_cast<std::size_t>(batch)];
+  }
+  // Position of query 0 on the axis of keys: query i sees the keys up to position i + offset.
+  Index offset() const { return keys() - queries(); }
+  // Keys that query `row` sees when `count` keys are within the length.
+  Index keys_seen(Index row, Index count) const {
+    return causal ? std::clamp<Index>(row + offset() + 1, 0, count) : count;
+  }
+};
+
+template <class T>
+Shape shape_of(const Problem<T>& problem) {
+  return {problem.queries(),   problem.keys(),        problem.key_dim(),   problem.value_dim(),
+          problem.key.batch(), problem.query.heads(), problem.key.heads(), problem.causal};
+}
+
+// One checked backward call.
+template <class T>
+struct BackwardProblem {
+  Problem<T> forward;  // output and normalizer unused
+  Heads<const T> output, normalizer, output_gradient;
+  Gradients<T> gradients;
+};
+
+}  // namespace CSQ_CODE::detail

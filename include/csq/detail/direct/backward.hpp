@@ -1,0 +1,221 @@
+// Gradients of direct attention, O(n·m·(d+dᵥ)): weights are recomputed tile by tile from q, k and the saved normaliser.
+//
+//   ∂L/∂s_ij = w'(s_ij)·(r_i·v_j − r_i·o_i), r_i = G_i/δ_i     (backward_blocks.hpp)
+//   ∂L/∂v_j = Σ_i w_ij r_i     ∂L/∂k_j = α Σ_i ∂L/∂s_ij q_i     ∂L/∂q_i = α Σ_j ∂L/∂s_ij k_j     10·n·m·d flops
+//
+// A task is one block of keys of one key head against all the queries of its group: it owns their ∂k and ∂v. To ∂q
+// every block adds one term a row, always in the order of the blocks: at once where a thread has the head for itself;
+// where heads do not deal out evenly, several blocks at a time leave their terms in rows of their own, which are then
+// added in order. So the sums are the same however the work is dealt. (Fixed sets of key blocks with a ∂q each, summed
+// at the end, cost one thread 5% at n = 1024: rows cleared, written and read again for nothing.)
+// Gradients that no centring and no feature map has to pass through leave as soon as a block of them is complete.
+// Memory: O(n·g·(d+dᵥ)) for each key head in flight, m·d more where ∂k waits for its centring or feature map, and n·g·d
+// for each block side by side: at most 64 MB, but for two blocks, so that very long single heads feed few threads.
+#pragma once
+
+#include "csq/detail/direct/backward_layout.hpp"
+
+namespace CSQ_CODE::detail {
+
+template <class T>
+class DirectBackwardRun {
+ public:
+  DirectBackwardRun(const BackwardProblem<T>& problem, const DirectBackwardLayout<T>& scratch, Index first_head,
+                    Index heads)
+      : problem_(problem),
+        p_(problem.forward),
+        scratch_(scratch),
+        weight_(kernel_weight(problem.forward.weight)),
+        first_head_(first_head),
+        heads_(heads),
+        group_(problem.forward.group()),
+        leaves_at_once_(DirectBackwardLayout<T>::leaves_at_once(problem.forward)) {}
+
+  void run() const {
+    pack_queries();
+    if (scratch_.beside == 0) {
+      parallel_for(heads_, p_.threads, [&](Index h, int thread) {
+        for (Index block = 0; block < scratch_.key_blocks; ++block) run_block(h, block, nullptr, thread);
+      });
+    } else {
+      for (Index first = 0; first < scratch_.key_blocks; first += scratch_.beside) {
+        const Index count = std::min(scratch_.beside, scratch_.key_blocks - first);
+        parallel_for(heads_ * count, p_.threads, [&](Index task, int thread) {
+          const Index h = task / count, slot = task % count;
+          run_block(h, first + slot, query_terms(h, slot), thread);
+        });
+        add_terms(first, count);
+      }
+    }
+    if (!leaves_at_once_ || scratch_.key_blocks == 0) write_all();
+  }
+
+ private:
+  static constexpr Index size = simd::block_tokens<T>;
+
+  Index batch(Index h) const { return (first_head_ + h) / p_.key.heads(); }
+  Index key_head(Index h) const { return (first_head_ + h) % p_.key.heads(); }
+  Index queries_in(Index h, Index block) const {
+    return std::clamp<Index>(scratch_.packers.query[h * group_].length - block * size, 0, size);
+  }
+  Index keys_in(Index h, Index block) const {
+    return std::clamp<Index>(scratch_.packers.key[h].length - block * size, 0, size);
+  }
+  QueryBlock<T> query_block(Index h, Index g, Index block) const {
+    const Index index = (h * group_ + g) * scratch_.query_blocks + block;
+    return QueryBlock<T>::at(scratch_.queries + index * QueryBlock<T>::size(p_.key_dim(), p_.value_dim()), p_.key_dim(),
+                             p_.value_dim());
+  }
+  KeyValueBlock<T> key_block(int thread) const {
+    const Index block_size = KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim(), false);
+    return KeyValueBlock<T>::at(scratch_.keys + thread * block_size, p_.key_dim(), p_.value_dim(), false);
+  }
+  Index rows_size() const { return RowPacker<T>::scratch_rows(p_.key_dim()); }
+  Index query_rows_size() const { return scratch_.query_blocks * rows_size(); }  // of one query head
+  T* query_gradient(Index h, Index g) const { return scratch_.query_gradient + (h * group_ + g) * query_rows_size(); }
+  T* query_terms(Index h, Index slot) const {
+    return scratch_.query_terms + (h * scratch_.beside + slot) * group_ * query_rows_size();
+  }
+  T* key_gradient(Index h) const { return scratch_.key_gradient + h * scratch_.key_blocks * rows_size(); }
+
+  void pack_queries() const {
+    parallel_for(heads_ * group_ * scratch_.query_blocks, p_.threads, [&](Index task, int thread) {
+      const Index block = task % scratch_.query_blocks;
+      const Index h = task / scratch_.query_blocks / group_, g = task / scratch_.query_blocks % group_;
+      const BackwardScratch<T>& mine = scratch_.threads[thread];
+      if (queries_in(h, block) > 0)
+        pack_query_block(problem_, scratch_.packers.query[h * group_ + g], batch(h), key_head(h) * group_ + g,
+                         block * size, queries_in(h, block), mine.sums, query_block(h, g, block));
+    });
+  }
+
+  // Whether a query of block `from` sees a key of block `block`.
+  bool sees(Index h, Index from, Index block) const {
+    const Index queries = queries_in(h, from), keys = keys_in(h, block);
+    return queries > 0 && keys > 0 && diagonal_of(p_, from * size, block * size, keys) + queries > 1;
+  }
+  // What a thread with the head for itself will read after block `from` of query head g.
+  void ask_for_next(Index h, Index g, Index from, Index block, simd::Upcoming& upcoming) const {
+    do {
+      if (++from == scratch_.query_blocks) {
+        from = 0;
+        if (++g == group_) return;  // the next block of keys starts with packing
+      }
+    } while (!sees(h, from, block));
+    upcoming.add(query_block(h, g, from).packed, QueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
+    if (scratch_.beside == 0) upcoming.add(query_gradient(h, g) + from * rows_size(), rows_size());
+  }
+
+  // Key block `block` against all queries. Its terms of ∂q go to `terms`, or where that is null are added at once.
+  void run_block(Index h, Index block, T* terms, int thread) const {
+    const BackwardScratch<T>& mine = scratch_.threads[thread];
+    const Index value_stride = simd::padded_columns<T>(p_.value_dim());
+    double& slope_sum = scratch_.slope_sum[(first_head_ + h) * scratch_.key_blocks + block];
+    slope_sum = 0;
+    const Index keys = keys_in(h, block);
+    const KeyValueBlock<T> key = key_block(thread);
+    if (keys > 0)
+      pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), block * size, keys, mine.sums, mine.copy,
+                     key);
+    T* dk = leaves_at_once_ ? mine.key_gradient : key_gradient(h) + block * rows_size();
+    std::fill_n(dk, rows_size(), T(0));
+    std::fill_n(mine.value_gradient, size * value_stride, T(0));
+    for (Index g = 0; g < group_; ++g) {
+      for (Index from = 0; from < scratch_.query_blocks; ++from) {
+        T* dq = query_gradient(h, g) + from * rows_size();
+        if (terms == nullptr && block == 0) std::fill_n(dq, rows_size(), T(0));
+        if (sees(h, from, block)) {
+          auto pairs = backward_pairs(problem_, weight_, query_block(h, g, from), from * size, queries_in(h, from), key,
+                                      block * size, keys);
+          pairs.weights = mine.weights;
+          pairs.slopes = mine.slopes;
+          pairs.key_gradient = dk;
+          pairs.value_gradient = mine.value_gradient;
+          pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
+          // Under a mask a term takes several steps, so that adding each at once would round otherwise.
+          const bool added_at_once = terms == nullptr && pairs.diagonal >= pairs.keys;
+          pairs.query_gradient = added_at_once      ? dq
+                                 : terms == nullptr ? mine.query_gradient
+                                                    : terms + g * query_rows_size() + from * rows_size();
+          if (!added_at_once) std::fill_n(pairs.query_gradient, rows_size(), T(0));
+          ask_for_next(h, g, from, block, pairs.upcoming);
+          simd::backward_kernels<T>().direct(pairs);
+          if (!added_at_once && terms == nullptr) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
+        }
+        if (terms == nullptr && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
+      }
+    }
+    write_rows_of(mine.value_gradient, value_stride, keys, block, p_.keys(), 1,
+                  problem_.gradients.value.head(batch(h), key_head(h)));
+    if (leaves_at_once_)
+      write_rows_of(dk, simd::padded_columns<T>(p_.key_dim()), keys, block, p_.keys(), key_gradient_factor(p_),
+                    problem_.gradients.key.head(batch(h), key_head(h)));
+  }
+
+  // The rows of a block of which `real` have a gradient: the others are still zero, but for what a tile has spilt.
+  void write_rows_of(T* rows, Index stride, Index real, Index block, Index tokens, double factor,
+                     const Head<T>& gradient) const {
+    const Index count = std::min(size, tokens - block * size);
+    std::fill(rows + real * stride, rows + count * stride, T(0));
+    write_rows_plain<T>(rows, block * size, count, factor, gradient);
+  }
+  void finish_queries(Index h, Index g, Index block) const {
+    if (leaves_at_once_)
+      write_rows_of(query_gradient(h, g) + block * rows_size(), simd::padded_columns<T>(p_.key_dim()),
+                    queries_in(h, block), block, p_.queries(), query_gradient_factor(p_),
+                    problem_.gradients.query.head(batch(h), key_head(h) * group_ + g));
+  }
+
+  // Adds the terms of key blocks [first, first + count) to ∂q, in their order.
+  void add_terms(Index first, Index count) const {
+    parallel_for(heads_ * group_ * scratch_.query_blocks, p_.threads, [&](Index task, int) {
+      const Index from = task % scratch_.query_blocks, head = task / scratch_.query_blocks;
+      const Index h = head / group_, g = head % group_;
+      T* dq = query_gradient(h, g) + from * rows_size();
+      if (first == 0) std::fill_n(dq, rows_size(), T(0));
+      for (Index slot = 0; slot < count; ++slot)
+        if (sees(h, from, first + slot))
+          simd::kernels<T>().add(rows_size(), query_terms(h, slot) + g * query_rows_size() + from * rows_size(), dq);
+      if (first + count == scratch_.key_blocks) finish_queries(h, g, from);
+    });
+  }
+
+  void write_all() const {
+    parallel_for(heads_ * (group_ + 1), p_.threads, [&](Index task, int thread) {
+      const Index h = task / (group_ + 1), g = task % (group_ + 1);
+      const BackwardScratch<T>& mine = scratch_.threads[thread];
+      if (g == group_) {
+        write_input_gradient(scratch_.packers.key[h], key_gradient_factor(p_), key_gradient(h), mine.sums, mine.packed,
+                             mine.copy, problem_.gradients.key.head(batch(h), key_head(h)));
+        return;
+      }
+      T* rows = query_gradient(h, g);
+      if (scratch_.key_blocks == 0) std::fill_n(rows, query_rows_size(), T(0));
+      write_input_gradient(scratch_.packers.query[h * group_ + g], query_gradient_factor(p_), rows, mine.sums,
+                           mine.packed, mine.copy, problem_.gradients.query.head(batch(h), key_head(h) * group_ + g));
+    });
+  }
+
+  const BackwardProblem<T>& problem_;
+  const Problem<T>& p_;
+  const DirectBackwardLayout<T>& scratch_;
+  simd::KernelWeight weight_;
+  Index first_head_, heads_, group_;
+  bool leaves_at_once_;
+};
+
+template <class T>
+void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackwardLayout<T>& scratch) {
+  for (Index first = 0; first < problem.forward.key_heads(); first += scratch.heads) {
+    const Index heads = std::min(scratch.heads, problem.forward.key_heads() - first);
+    scratch.packers.bind(problem.forward, first, heads);
+    DirectBackwardRun<T>(problem, scratch, first, heads).run();
+  }
+  if (problem.gradients.shift != nullptr) {
+    double sum = 0;
+    for (Index i = 0; i < problem.forward.key_heads() * scratch.key_blocks; ++i) sum += scratch.slope_sum[i];
+    *problem.gradients.shift = sum;
+  }
+}
+
+}  // namespace CSQ_CODE::detail

@@ -1,0 +1,68 @@
+// Where a direct backward call keeps what: its blocks of queries, the terms and sums of ∂q, and how many key blocks of
+// a head are dealt out at a time.
+#pragma once
+
+#include "csq/detail/block/backward_scratch.hpp"
+
+namespace CSQ_CODE::detail {
+
+template <class T>
+struct DirectBackwardLayout {
+  Index heads = 1;  // key heads in flight
+  // Key blocks of a head side by side, each with its own terms of ∂q; 0: one after another, added at once.
+  Index beside = 0;
+  Index query_blocks = 0, key_blocks = 0;
+  Packers<T> packers;
+  T* queries = nullptr;         // [heads][group][query_blocks] QueryBlock
+  T* keys = nullptr;            // [threads] KeyValueBlock
+  T* query_gradient = nullptr;  // [heads][group][query_blocks][B][padded d]
+  T* query_terms = nullptr;     // [heads][beside][group][query_blocks][B][padded d]
+  T* key_gradient = nullptr;    // [heads][key_blocks][B][padded d], unless they leave at once
+  double* slope_sum = nullptr;  // [all key heads][key_blocks]
+  BackwardScratch<T>* threads = nullptr;
+
+  // ∂q and ∂k are those of the packed rows, but for a factor.
+  static bool leaves_at_once(const Problem<T>& problem) {
+    return problem.centering == Centering::none && problem.weight.kind != Weight::Kind::feature_product;
+  }
+
+  static DirectBackwardLayout lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem) {
+    constexpr Index size = simd::block_tokens<T>;
+    constexpr Index terms_bytes = Index{64} << 20;  // of all blocks side by side
+    constexpr Index many_heads = 8;  // a thread: what their last round leaves idle is not worth the terms
+    constexpr Index tasks_per_thread = 2;
+    constexpr Index fewest_tasks = 16;
+    const Problem<T>& p = problem.forward;
+    DirectBackwardLayout result;
+    result.query_blocks = block_count(p.queries(), size);
+    result.key_blocks = block_count(p.keys(), size);
+    const Index groups_of_heads = block_count(p.key_heads(), p.threads);
+    result.heads = std::max<Index>(1, block_count(p.key_heads(), std::max<Index>(1, groups_of_heads)));
+    const auto blocks = [](Index a, Index b) { return checked_product(a, b, "workspace"); };
+    const Index query_count = blocks(result.heads * p.group(), result.query_blocks);
+    const Index key_count = blocks(result.heads, result.key_blocks);
+    const Index rows = RowPacker<T>::scratch_rows(p.key_dim());
+    result.packers = Packers<T>::lay_out(layout, p, result.heads);
+    result.queries = layout.template take<T>(blocks(query_count, QueryBlock<T>::size(p.key_dim(), p.value_dim())));
+    result.keys = layout.template take<T>(blocks(p.threads, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), false)));
+    if (p.key_heads() % p.threads != 0 && p.key_heads() < many_heads * p.threads) {
+      const Index bytes = blocks(blocks(query_count, rows), Index(sizeof(T)));
+      const Index fitting = std::max<Index>(2, terms_bytes / std::max<Index>(bytes, 1));
+      const Index wanted = block_count(std::max(tasks_per_thread * p.threads, fewest_tasks), result.heads);
+      result.beside = std::min({result.key_blocks, fitting, wanted});
+    }
+    result.query_gradient = layout.template take<T>(blocks(query_count, rows));
+    result.query_terms = layout.template take<T>(blocks(blocks(query_count, result.beside), rows));
+    if (!leaves_at_once(p)) result.key_gradient = layout.template take<T>(blocks(key_count, rows));
+    result.slope_sum = layout.template take<double>(blocks(p.key_heads(), result.key_blocks));
+    result.threads = layout.template take<BackwardScratch<T>>(p.threads);
+    const bool counting = result.threads == nullptr;
+    for (int thread = 0; thread < p.threads; ++thread) {
+      const auto scratch = BackwardScratch<T>::lay_out(layout, p.key_dim(), p.value_dim());
+      if (!counting) result.threads[thread] = scratch;
+    }
+    return result;
+  }
+};
+
+}  // namespace CSQ_CODE::detail

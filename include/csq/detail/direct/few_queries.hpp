@@ -1,0 +1,193 @@
+// Direct attention of a few queries against many keys, as in decoding: nothing is packed, each key is read once.
+//
+//   o_i = Σ_j w(s_ij) v_j / Σ_j w(s_ij),  n ≤ 8
+//
+// Packing keys into tiles pays when many queries share them. Here keys and values stay in the caller's rows where these
+// are contiguous whole vectors and need no centring; otherwise a block at a time is copied. n = 1, m = 4096, d = 64
+// took 165 µs through tiles.
+// A task is a stretch of the keys of one key head against all queries of its group; where there are few heads the keys
+// are cut into several stretches, their number a function of the shape, and their sums are merged in order. Cost
+// O(n·m·(d+dᵥ)); memory O(n·dᵥ) for each stretch, and the means of the centring.
+#pragma once
+
+#include "csq/detail/direct/forward.hpp"
+
+namespace CSQ_CODE::detail {
+
+// From more queries on tiles are faster.
+inline constexpr Index few_queries = 8;
+
+template <class T>
+struct FewQueriesLayout {
+  static constexpr Index size = simd::block_tokens<T>;
+
+  // What one thread needs.
+  struct Scratch {
+    T* query = nullptr;   // [group][n][padded d]
+    T* keys = nullptr;    // [B][padded d]
+    T* values = nullptr;  // [B][padded dv]
+    T* weights = nullptr;
+    double* sums = nullptr;
+  };
+
+  Index stretches = 1, stretch_keys = 0;
+  Index key_stride = 0, value_stride = 0;
+  Packers<T> packers;
+  T* numerator = nullptr;   // [query heads][stretches][n][padded dv]
+  T* normalizer = nullptr;  // [query heads][stretches][B]
+  T* maximum = nullptr;
+  Scratch* threads = nullptr;
+
+  Index sum_index(Index head, Index stretch) const { return head * stretches + stretch; }
+
+  static FewQueriesLayout lay_out(ScratchLayout& layout, const Problem<T>& problem) {
+    constexpr Index wanted_tasks = 16;
+    constexpr Index shortest_stretch = 1024;
+    FewQueriesLayout result;
+    const Index blocks = block_count(problem.keys(), size);
+    const Index wanted = block_count(wanted_tasks, std::max<Index>(problem.key_heads(), 1));
+    result.stretches = std::clamp<Index>(problem.keys() / shortest_stretch, 1, wanted);
+    result.stretch_keys = block_count(blocks, result.stretches) * size;
+    result.key_stride = simd::padded_columns<T>(problem.key_dim());
+    result.value_stride = simd::padded_columns<T>(problem.value_dim());
+    const Index sums = checked_product(checked_product(problem.key_heads(), problem.group(), "workspace"),
+                                       result.stretches, "workspace");
+    result.packers = Packers<T>::lay_out(layout, problem, problem.key_heads());
+    result.numerator =
+        layout.template take<T>(checked_product(sums, problem.queries() * result.value_stride, "workspace"));
+    result.normalizer = layout.template take<T>(checked_product(sums, size, "workspace"));
+    result.maximum = layout.template take<T>(checked_product(sums, size, "workspace"));
+    result.threads = layout.template take<Scratch>(problem.threads);
+    const bool counting = result.threads == nullptr;
+    for (int thread = 0; thread < problem.threads; ++thread) {
+      Scratch scratch;
+      scratch.query = layout.template take<T>(problem.group() * problem.queries() * result.key_stride);
+      scratch.keys = layout.template take<T>(size * result.key_stride);
+      scratch.values = layout.template take<T>(size * result.value_stride);
+      scratch.weights = layout.template take<T>(size);
+      scratch.sums = layout.template take<double>(RowPacker<T>::scratch_sums(problem.key_dim()));
+      if (!counting) result.threads[thread] = scratch;
+    }
+    return result;
+  }
+};
+
+template <class T>
+class FewQueriesRun {
+ public:
+  FewQueriesRun(const Problem<T>& problem, const FewQueriesLayout<T>& scratch)
+      : problem_(problem), scratch_(scratch), weight_(kernel_weight(problem.weight)), group_(problem.group()) {}
+
+  void run() const {
+    const Index heads = problem_.key_heads();
+    parallel_for(heads * scratch_.stretches, problem_.threads, [&](Index task, int thread) {
+      serve(task / scratch_.stretches, task % scratch_.stretches, scratch_.threads[thread]);
+    });
+    for (Index head = 0; head < heads * group_; ++head) merge_and_write(head);
+  }
+
+ private:
+  using Scratch = typename FewQueriesLayout<T>::Scratch;
+  static constexpr Index size = simd::block_tokens<T>;
+
+  struct Rows {
+    const T* data;
+    Index stride;
+  };
+  static bool is_whole(const Head<const T>& head) {
+    return head.dim_stride == 1 && head.dim == simd::padded_columns<T>(head.dim);
+  }
+  Rows keys_of(const RowPacker<T>& packer, Index first, Index count, const Scratch& mine) const {
+    const bool as_it_is = packer.means.centering == Centering::none && !packer.elu && is_whole(packer.head);
+    if (as_it_is) return {packer.head.data + first * packer.head.token_stride, packer.head.token_stride};
+    packer.pack(first, count, mine.keys, mine.sums, nullptr);
+    return {mine.keys, scratch_.key_stride};
+  }
+  Rows values_of(const Head<const T>& head, Index first, Index count, const Scratch& mine) const {
+    if (is_whole(head)) return {head.data + first * head.token_stride, head.token_stride};
+    simd::kernels<T>().pack_values(rows_of(head, first, count), scratch_.value_stride, mine.values);
+    return {mine.values, scratch_.value_stride};
+  }
+
+  void serve(Index h, Index stretch, const Scratch& mine) const {
+    const Index batch = h / problem_.key.heads(), n = problem_.queries();
+    const RowPacker<T>& key = scratch_.packers.key[h];
+    const Head<const T> value = problem_.value.head(batch, h % problem_.key.heads());
+    const Index real = problem_.real_queries(batch);
+    for (Index g = 0; g < group_; ++g) {
+      const Index sums = scratch_.sum_index(h * group_ + g, stretch);
+      std::fill_n(scratch_.numerator + sums * n * scratch_.value_stride, n * scratch_.value_stride, T(0));
+      std::fill_n(scratch_.normalizer + sums * size, n, T(0));
+      std::fill_n(scratch_.maximum + sums * size, n, -std::numeric_limits<T>::infinity());
+      if (real > 0)
+        scratch_.packers.query[h * group_ + g].pack(0, real, mine.query + g * n * scratch_.key_stride, mine.sums,
+                                                    nullptr);
+    }
+    const Index end = std::min((stretch + 1) * scratch_.stretch_keys, problem_.keys_seen(real - 1, key.length));
+    for (Index first = stretch * scratch_.stretch_keys; real > 0 && first < end; first += size) {
+      const Index count = std::min(size, end - first);
+      const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
+      for (Index g = 0; g < group_; ++g)
+        for (Index i = 0; i < real; ++i) {
+          const Index sums = scratch_.sum_index(h * group_ + g, stretch);
+          simd::FewQueriesBlock<T> block;
+          block.query = mine.query + (g * n + i) * scratch_.key_stride;
+          block.key = keys.data;
+          block.key_stride = keys.stride;
+          block.values = values.data;
+          block.value_stride = values.stride;
+          block.keys = std::clamp<Index>(problem_.keys_seen(i, key.length) - first, 0, count);
+          block.dim = scratch_.key_stride;
+          block.value_dim = scratch_.value_stride;
+          block.weight = weight_;
+          block.weights = mine.weights;
+          block.numerator = scratch_.numerator + (sums * n + i) * scratch_.value_stride;
+          block.normalizer = scratch_.normalizer + sums * size + i;
+          block.maximum = scratch_.maximum + sums * size + i;
+          if (block.keys > 0) simd::kernels<T>().few_queries(block);
+        }
+    }
+  }
+
+  // The first stretch takes up the others, in order.
+  void merge_and_write(Index head) const {
+    const Index n = problem_.queries(), stride = scratch_.value_stride;
+    const Index first = scratch_.sum_index(head, 0);
+    T* numerator = scratch_.numerator + first * n * stride;
+    T* normalizer = scratch_.normalizer + first * size;
+    T* maximum = scratch_.maximum + first * size;
+    const bool exponential = problem_.weight.kind == Weight::Kind::exponential;
+    for (Index stretch = 1; stretch < scratch_.stretches; ++stretch)
+      for (Index i = 0; i < n; ++i) {
+        const Index other = scratch_.sum_index(head, stretch);
+        const T other_maximum = scratch_.maximum[other * size + i];
+        T own = 1, others = 1;
+        if (exponential && other_maximum > -std::numeric_limits<T>::infinity()) {
+          const T highest = std::max(maximum[i], other_maximum);
+          own = std::exp2(maximum[i] - highest);
+          others = std::exp2(other_maximum - highest);
+          maximum[i] = highest;
+        }
+        normalizer[i] = normalizer[i] * own + scratch_.normalizer[other * size + i] * others;
+        const T* from = scratch_.numerator + (other * n + i) * stride;
+        for (Index c = 0; c < stride; ++c)
+          numerator[i * stride + c] = numerator[i * stride + c] * own + from[c] * others;
+      }
+    const Index h = head / group_, batch = h / problem_.key.heads();
+    write_rows(problem_, simd::kernels<T>(), batch, h % problem_.key.heads() * group_ + head % group_, 0, n,
+               problem_.real_queries(batch), numerator, normalizer, maximum);
+  }
+
+  const Problem<T>& problem_;
+  const FewQueriesLayout<T>& scratch_;
+  simd::KernelWeight weight_;
+  Index group_;
+};
+
+template <class T>
+void few_queries_attention(const Problem<T>& problem, FewQueriesLayout<T>& scratch) {
+  scratch.packers.bind(problem, 0, problem.key_heads());
+  FewQueriesRun<T>(problem, scratch).run();
+}
+
+}  // namespace CSQ_CODE::detail

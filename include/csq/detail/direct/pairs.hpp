@@ -1,0 +1,92 @@
+// A block of queries against a block of keys, both packed: the scratch it takes and the call to the kernel.
+#pragma once
+
+#include <limits>
+
+#include "csq/detail/block/kernel_weight.hpp"
+#include "csq/detail/block/pack.hpp"
+
+namespace CSQ_CODE::detail {
+
+// What one thread needs to serve a block of queries.
+template <class T>
+struct DirectScratch {
+  T* rows = nullptr;  // of one group of tokens
+  double* sums = nullptr;
+  T* query = nullptr;
+  T* weights = nullptr;
+  T* scale = nullptr;
+  T* numerator = nullptr;
+  T* normalizer = nullptr;
+  T* maximum = nullptr;
+
+  static DirectScratch lay_out(ScratchLayout& layout, Index key_dim, Index value_dim) {
+    constexpr Index size = simd::block_tokens<T>;
+    DirectScratch scratch;
+    scratch.rows = layout.template take<T>(RowPacker<T>::scratch_group(key_dim));
+    scratch.sums = layout.template take<double>(RowPacker<T>::scratch_sums(key_dim));
+    scratch.query = layout.template take<T>(RowPacker<T>::packed_size(key_dim));
+    scratch.weights = layout.template take<T>(size * size);
+    scratch.scale = layout.template take<T>(size);
+    scratch.numerator = layout.template take<T>(size * simd::padded_columns<T>(value_dim));
+    scratch.normalizer = layout.template take<T>(size);
+    scratch.maximum = layout.template take<T>(size);
+    return scratch;
+  }
+
+  // For that many queries; tiles add to whole units of rows.
+  void clear_sums(Index value_dim, Index queries) const {
+    constexpr Index size = simd::block_tokens<T>;
+    std::fill_n(numerator, simd::padded_tokens<T>(queries) * simd::padded_columns<T>(value_dim), T(0));
+    std::fill_n(normalizer, size, T(0));
+    std::fill_n(maximum, size, -std::numeric_limits<T>::infinity());
+  }
+};
+
+// One packed block of keys and its values, and where it starts.
+template <class T>
+struct KeyBlock {
+  const T* key = nullptr;
+  const T* values = nullptr;
+  Index first = 0;
+  Index count = 0;
+};
+
+// Adds the visible part of a block of keys to a block of queries: query 0 of the block sees the keys up to
+// `offset_position` under a causal mask, one more with each next one. `next` is likely to be served after it.
+template <class T>
+void serve_directly(const Problem<T>& problem, const simd::KernelWeight& weight, const DirectScratch<T>& scratch,
+                    const T* query, Index queries, Index offset_position, const KeyBlock<T>& keys,
+                    const KeyBlock<T>& next = {}) {
+  simd::DirectBlock<T> block;
+  block.query = query;
+  block.key = keys.key;
+  block.values = keys.values;
+  block.queries = queries;
+  block.keys = keys.count;
+  block.dim = problem.key_dim();
+  block.value_stride = simd::padded_columns<T>(problem.value_dim());
+  block.diagonal = problem.causal ? offset_position + 1 - keys.first : keys.count;
+  block.weight = weight;
+  block.weights = scratch.weights;
+  block.scale = scratch.scale;
+  block.numerator = scratch.numerator;
+  block.normalizer = scratch.normalizer;
+  block.maximum = scratch.maximum;
+  if (next.key != nullptr && next.key != keys.key) {
+    block.upcoming.add(next.key, RowPacker<T>::packed_size(block.dim));
+    block.upcoming.add(next.values, next.count * block.value_stride);
+  }
+  if (keys.count > 0 && block.diagonal + queries > 1) simd::kernels<T>().direct(block);
+}
+
+// Packs `count` keys and values of one key head.
+template <class T>
+void pack_keys(const Problem<T>& problem, const RowPacker<T>& packer, Index batch, Index key_head, Index first,
+               Index count, const DirectScratch<T>& scratch, T* key, T* values) {
+  packer.pack_only(first, count, scratch.rows, scratch.sums, key);
+  const Head<const T> value = problem.value.head(batch, key_head);
+  simd::kernels<T>().pack_values(rows_of(value, first, count), simd::padded_columns<T>(value.dim), values);
+}
+
+}  // namespace CSQ_CODE::detail

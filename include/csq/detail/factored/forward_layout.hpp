@@ -1,0 +1,136 @@
+// Where a factored forward call keeps what: the plan of its scan, its slices of the summary, and the scratch for both.
+#pragma once
+
+#include "csq/detail/call/scan_plan.hpp"
+#include "csq/detail/direct/forward.hpp"
+#include "csq/detail/factored/summary.hpp"
+
+namespace CSQ_CODE::detail {
+
+template <class T>
+struct FactoredLayout {
+  ScanPlan plan;
+  simd::FeatureMap map;
+  Index features = 0;
+  Index slices = 1;
+  Index heads = 1;       // key heads in flight
+  Index chunks = 0;      // chunks of positions [0, max(n, m))
+  Index superblock = 1;  // chunks whose packed tokens are in memory at a time
+  Index stored = 0;      // chunks of keys that are served directly from far away: the first ones, later the last ones
+  Index value_stride = 0;
+  Index partial_rows = 0;
+
+  Packers<T> packers;
+  T* summary = nullptr;     // [heads][padded features][value stride]
+  T* normalizer = nullptr;  // [heads][features]
+  T* keys = nullptr;        // [heads][superblock][packed]
+  T* values = nullptr;      // [heads][superblock][chunk][value stride]
+  T* queries = nullptr;     // [heads][group][superblock][packed]
+  T* partial = nullptr;     // [heads][slices][group][superblock][partial rows][value stride]
+  T* partial_normalizer = nullptr;
+  T* stored_keys = nullptr;  // [heads][stored][packed]
+  T* stored_values = nullptr;
+  T** panels = nullptr;  // [threads]
+  DirectScratch<T>* threads = nullptr;
+
+  Index packed_size(const Problem<T>& problem) const { return RowPacker<T>::packed_size(problem.key_dim()); }
+  Index value_block_size() const { return plan.chunk * value_stride; }
+  Index partial_size() const { return partial_rows * value_stride; }
+  Index padded_features() const { return SummarySlice<T>::padded_rows(features); }
+
+  Index slice_start(Index slice) const {
+    const Index units = padded_features() / simd::slice_features;
+    return std::min(features, units * slice / slices * simd::slice_features);
+  }
+
+  SummarySlice<T> slice(Index head, Index index) const {
+    const Index first = slice_start(index);
+    return {map,
+            value_stride,
+            first,
+            slice_start(index + 1),
+            summary + (head * padded_features() + first) * value_stride,
+            normalizer + head * features + first};
+  }
+
+  SummarySlice<T> whole(Index head) const {
+    return {map,
+            value_stride,
+            0,
+            features,
+            summary + head * padded_features() * value_stride,
+            normalizer + head * features};
+  }
+
+  static FactoredLayout lay_out(ScratchLayout& layout, const Problem<T>& problem);
+};
+
+template <class T>
+FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Problem<T>& problem) {
+  constexpr Index size = simd::block_tokens<T>;
+  constexpr Index superblock_tokens = 2048;
+  constexpr Index partial_bytes = Index{4} << 20;
+  constexpr Index wanted_tasks = 16;     // slices times key heads, at least
+  constexpr Index smallest_slice = 128;  // features
+
+  FactoredLayout result;
+  result.map = feature_map(problem.weight, problem.key_dim());
+  result.features = result.map.size();
+  result.value_stride = simd::padded_columns<T>(problem.value_dim());
+  const Shape shape{problem.queries(),   problem.keys(),        problem.key_dim(),   problem.value_dim(),
+                    problem.key.batch(), problem.query.heads(), problem.key.heads(), problem.causal};
+  if (problem.causal) {
+    result.plan = plan_scan(shape, result.features, problem.chunk, size);
+  } else {
+    result.plan.chunk = problem.chunk == 0 ? size : std::min(problem.chunk, size);
+    result.plan.first_read = 0;
+    result.plan.first_kept = block_count(problem.keys(), result.plan.chunk);
+  }
+  const Index group = problem.group();
+  result.chunks = block_count(problem.keys(), result.plan.chunk);
+  result.slices = std::clamp<Index>((wanted_tasks + problem.key_heads() - 1) / std::max<Index>(problem.key_heads(), 1),
+                                    1, std::max<Index>(1, result.features / smallest_slice));
+  const Index groups_of_heads = block_count(problem.key_heads(), problem.threads);
+  result.heads = std::max<Index>(1, block_count(problem.key_heads(), std::max<Index>(1, groups_of_heads)));
+  result.partial_rows = std::min(size, SummarySlice<T>::padded_rows(result.plan.chunk));
+  const Index row_bytes = result.slices * group * (result.value_stride + 1) * static_cast<Index>(sizeof(T));
+  // Without a mask there are no partial rows, and longer superblocks mean fewer waits of one slice for another.
+  const Index fitting = problem.causal ? partial_bytes / std::max<Index>(1, row_bytes) : superblock_tokens;
+  const Index tokens = std::clamp(fitting, result.plan.chunk, superblock_tokens);
+  result.superblock = std::max<Index>(1, std::min(tokens / result.plan.chunk, result.chunks));
+  if (problem.causal)
+    result.stored = std::max(std::min(result.plan.first_read, result.chunks),
+                             std::max<Index>(0, result.chunks - result.plan.first_kept));
+
+  const auto blocks = [&](Index count) { return checked_product(result.heads, count, "workspace"); };
+  result.packers = Packers<T>::lay_out(layout, problem, result.heads);
+  result.summary =
+      layout.template take<T>(blocks(checked_product(result.padded_features(), result.value_stride, "workspace")));
+  result.normalizer = layout.template take<T>(blocks(result.features));
+  result.keys = layout.template take<T>(blocks(result.superblock * result.packed_size(problem)));
+  result.values = layout.template take<T>(blocks(result.superblock * result.value_block_size()));
+  if (problem.causal) {
+    result.queries = layout.template take<T>(blocks(group * result.superblock * result.packed_size(problem)));
+    const Index rows = blocks(result.slices * group * result.superblock);
+    result.partial = layout.template take<T>(checked_product(rows, result.partial_size(), "workspace"));
+    result.partial_normalizer = layout.template take<T>(checked_product(rows, size, "workspace"));
+    result.stored_keys =
+        layout.template take<T>(blocks(checked_product(result.stored, result.packed_size(problem), "workspace")));
+    result.stored_values =
+        layout.template take<T>(blocks(checked_product(result.stored, result.value_block_size(), "workspace")));
+  }
+  result.panels = layout.template take<T*>(problem.threads);
+  result.threads = layout.template take<DirectScratch<T>>(problem.threads);
+  const bool counting = result.threads == nullptr;
+  for (int thread = 0; thread < problem.threads; ++thread) {
+    T* panel = layout.template take<T>(simd::panel_features * size);
+    const auto scratch = DirectScratch<T>::lay_out(layout, problem.key_dim(), problem.value_dim());
+    if (!counting) {
+      result.panels[thread] = panel;
+      result.threads[thread] = scratch;
+    }
+  }
+  return result;
+}
+
+}  // namespace CSQ_CODE::detail

@@ -1,0 +1,116 @@
+// Degree-2 weights as inner products of features, and the K⊗V summary that they make possible.
+//
+//   (c0 + c1·s + c2·s²), s = α q·k   =   φ_q(αq)·φ_k(k)
+//   φ_k(k) = [ k_a·k_b (a ≤ b) | k_a | 1 ]          φ_q(q) = [ c2·(2−[a=b])·q_a·q_b | c1·q_a | c0 ]
+//   S = Σ_j φ_k(k_j) ⊗ [v_j, 1]   (D × (dᵥ+1))       [N_i, δ_i] = φ_q(αq_i)ᵀ S
+//
+// D = (d+1)(d+2)/2 with all degrees; a degree whose coefficient is zero is not computed. α is inside q already.
+// The normaliser's column of S is a vector of its own: a 65th column padded to 80 would cost 25%.
+#pragma once
+
+#include "csq/detail/call/problem.hpp"
+#include "csq/detail/simd/targets.hpp"
+#include "csq/kept_summary.hpp"
+
+namespace CSQ_CODE::detail {
+
+// Linear's φ is applied when rows are packed; what is left is degree 1 with coefficient 1.
+inline Quadratic feature_coefficients(const Weight& weight) {
+  return weight.kind == Weight::Kind::feature_product ? Quadratic{0, 1, 0} : weight.quadratic;
+}
+
+// The gradient of the shift needs the features of degree 1 even where their coefficient, 2·shift, is zero.
+inline simd::FeatureMap feature_map(const Weight& weight, Index dim, bool shift_gradient = false) {
+  const Quadratic c = feature_coefficients(weight);
+  return {dim, c.c2 != 0, c.c1 != 0 || shift_gradient, c.c0 != 0};
+}
+
+// Features [first, last) of a summary, in the memory of whoever made it.
+template <class T>
+struct SummarySlice {
+  simd::FeatureMap map;
+  Index value_stride = 0;
+  Index first = 0, last = 0;
+  T* summary = nullptr;     // [last − first, up to a multiple of slice_features][value_stride]
+  T* normalizer = nullptr;  // [last − first]
+
+  static Index padded_rows(Index rows) {
+    return (rows + simd::slice_features - 1) / simd::slice_features * simd::slice_features;
+  }
+
+  static simd::FeatureCoefficients<T> query_coefficients(const Quadratic& c) {
+    return {static_cast<T>(2 * c.c2), static_cast<T>(c.c2), static_cast<T>(c.c1), static_cast<T>(c.c0)};
+  }
+
+  Index summary_size() const { return padded_rows(last - first) * value_stride; }
+
+  void clear() const {
+    std::fill_n(summary, summary_size(), T(0));
+    std::fill_n(normalizer, last - first, T(0));
+  }
+
+  // S += Φ(X)ᵀ [Y, r] for a packed block: [V, 1] of keys, with the packed row of ones as r.
+  void absorb(const T* packed, const T* values, const T* row_weights, Index tokens, T* panel) const {
+    simd::AbsorbBlock<T> block;
+    block.packed = packed;
+    block.values = values;
+    block.row_weights = row_weights;
+    block.tokens = tokens;
+    block.value_stride = value_stride;
+    block.map = map;
+    block.first = first;
+    block.last = last;
+    block.panel = panel;
+    block.summary = summary;
+    block.normalizer = normalizer;
+    simd::kernels<T>().absorb(block);
+  }
+
+  // dX̃ += J_Φ(X)ᵀ (Y Sᵀ) for a packed block X that has read, Y = target the gradient of what it read.
+  void pull_back(const Quadratic& c, const T* packed, const T* target, Index tokens, Index value_dim, T* panel,
+                 T* summary_panel, T* gradient, T* shift) const {
+    simd::PullBackBlock<T> block;
+    block.packed = packed;
+    block.target = target;
+    block.tokens = tokens;
+    block.value_dim = value_dim;
+    block.map = map;
+    block.coefficients = query_coefficients(c);
+    block.shift_constant = static_cast<T>(c.c1);  // 2β, where there is a shift
+    block.first = first;
+    block.last = last;
+    block.summary = summary;
+    block.normalizer = normalizer;
+    block.panel = panel;
+    block.summary_panel = summary_panel;
+    block.gradient = gradient;
+    block.shift = shift;
+    simd::backward_kernels<T>().pull_back(block);
+  }
+
+  // [N, δ] += Φ(Q) S for a packed block of queries.
+  void read(const Quadratic& c, const T* query, Index tokens, T* panel, T* numerator, T* normalizer_rows) const {
+    simd::ReadBlock<T> block;
+    block.packed = query;
+    block.tokens = tokens;
+    block.value_stride = value_stride;
+    block.map = map;
+    block.coefficients = query_coefficients(c);
+    block.first = first;
+    block.last = last;
+    block.panel = panel;
+    block.summary = summary;
+    block.normalizer = normalizer;
+    block.numerator = numerator;
+    block.normalizer_rows = normalizer_rows;
+    simd::kernels<T>().read(block);
+  }
+};
+
+// `whole` is the slice of all features.
+template <class T>
+KeptSummary::Sizes kept_sizes(const Problem<T>& problem, const SummarySlice<T>& whole) {
+  return {problem.key_heads(), whole.summary_size() + whole.last, whole.last, static_cast<Index>(sizeof(T))};
+}
+
+}  // namespace CSQ_CODE::detail

@@ -1,0 +1,61 @@
+// What the penalties share: their checked arguments, centred rows of a head, and gradients that are added.
+#pragma once
+
+#include <vector>
+
+#include "csq/detail/engine.hpp"
+
+namespace CSQ_CODE::detail {
+
+// Checks q and k like attention does; the value is a column of ones that no gradient reaches.
+template <class T>
+Problem<T> score_problem(const Heads<const T>& q, const Heads<const T>& k, const T* one, const Heads<T>& dq,
+                         const Heads<T>& dk, double radius, double weight, const Options& options) {
+  check(std::isfinite(radius) && radius >= 0, "radius: is ", radius, " but must be finite and not negative");
+  check(std::isfinite(weight), "weight: is ", weight, " but must be finite");
+  Problem<T> problem;
+  problem.query = q;
+  problem.key = k;
+  problem.value = Heads<const T>(one, {k.batch(), k.heads(), k.tokens(), 1}, {0, 0, 0, 0});
+  problem.weight.kind = Weight::Kind::bound;
+  problem.weight.radius = radius;
+  check_inputs(problem);
+  const auto check_gradient = [&](std::string_view name, const Heads<T>& gradient, std::string_view of,
+                                  const Heads<const T>& input) {
+    if (gradient.data == nullptr) return;
+    check_shape_like(name, gradient, of, input);
+    check_no_self_overlap(name, gradient);
+    check_not_same(name, gradient, "q", q);
+    check_not_same(name, gradient, "k", k);
+  };
+  check_gradient("dq", dq, "q", q);
+  check_gradient("dk", dk, "k", k);
+  if (dq.data != nullptr && dk.data != nullptr) check_not_same("dq", dq, "dk", dk);
+  resolve_options(problem, options, options.causal ? Centering::prefix : Centering::sequence);
+  return problem;
+}
+
+// target += factor·source, source contiguous.
+template <class T>
+void add_scaled(const std::vector<T>& source, double factor, const Heads<T>& target) {
+  if (target.data == nullptr) return;
+  std::size_t index = 0;
+  for (Index b = 0; b < target.batch(); ++b)
+    for (Index h = 0; h < target.heads(); ++h) {
+      const Head<T> head = target.head(b, h);
+      for (Index t = 0; t < head.tokens; ++t)
+        for (Index a = 0; a < head.dim; ++a, ++index)
+          head(t, a) = static_cast<T>(static_cast<double>(head(t, a)) + factor * static_cast<double>(source[index]));
+    }
+}
+
+// The rows of one head, centred and scaled: [tokens][padded dim], zero past the length.
+template <class T>
+void centered_rows(const RowPacker<T>& packer, T* rows, T* packed, double* sums) {
+  constexpr Index size = simd::block_tokens<T>;
+  const Index stride = simd::padded_columns<T>(packer.head.dim);
+  for (Index first = 0; first < packer.length; first += size)
+    packer.pack(first, std::min(size, packer.length - first), rows + first * stride, sums, packed);
+}
+
+}  // namespace CSQ_CODE::detail

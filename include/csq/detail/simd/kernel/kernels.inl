@@ -1,0 +1,31 @@
+// The kernels, written once. Included once per instruction set, inside a target region and a namespace of its own, by a
+// file that defines vector_bytes, accumulator_vectors (registers of the tile), fused_products, widest_tile and the
+// panel heights.
+// No Eigen and no standard algorithm in here: they would be compiled for the unit's flags, not for the region's.
+
+// clang-format off
+#include "csq/detail/simd/kernel/vector.inl"
+#include "csq/detail/simd/kernel/product.inl"
+#include "csq/detail/simd/kernel/visible.inl"
+#include "csq/detail/simd/kernel/exponential.inl"
+#include "csq/detail/simd/kernel/pack.inl"
+#include "csq/detail/simd/kernel/features.inl"
+#include "csq/detail/simd/kernel/direct.inl"
+#include "csq/detail/simd/kernel/few_queries.inl"
+#include "csq/detail/simd/kernel/direct_backward.inl"
+#include "csq/detail/simd/kernel/pull_back.inl"
+// clang-format on
+
+template <class T>
+inline constexpr KernelSet<T> kernel_set = {
+    set_name, add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, few_queries<T>, divide<T>, add<T>,
+};
+
+template <class T>
+inline constexpr BackwardKernelSet<T> backward_kernel_set = {
+    scale_gradient<T>,     direct_backward<T>, pull_back<T>,        add_transposed<T>,
+    multiply_elu_slope<T>, uncenter<T>,        score_statistics<T>,
+};
+
+#undef CSQ_INLINE
+#undef CSQ_UNROLL

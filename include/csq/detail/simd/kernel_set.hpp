@@ -1,0 +1,225 @@
+// What a set of kernels offers: one struct of function pointers, filled once per instruction set.
+//
+// Packed layout, shared by every kernel (B = block_tokens<T>, also the stride between packed rows):
+//   packed     X̃ᵀ [dim+1][B]   tokens contiguous, a last row of ones; zero past the block's tokens, up to
+//              padded_tokens; undefined beyond
+//   values     [tokens][value_stride]   row-major, columns past the dimension are zero
+//   weights    [keys][B]       queries contiguous
+//   numerator  [B][value_stride], normalizer [B]
+// Tokens in lanes make each feature, each weight and each row statistic a plain product of contiguous rows.
+#pragma once
+
+#include "csq/detail/base/check.hpp"
+
+namespace CSQ_CODE::detail::simd {
+
+// 144 floats or 72 doubles: a multiple of every tile height (6, 8, 12) and of three vectors, and 9 cache lines,
+// an odd number, so that walking down a column meets every cache set.
+template <class T>
+inline constexpr Index block_tokens = static_cast<Index>(576 / sizeof(T));
+
+// What tiles may read and write of a block of tokens: every tile height and vector divides 48.
+template <class T>
+constexpr Index padded_tokens(Index tokens) {
+  const Index whole = (tokens + 47) / 48 * 48;
+  return whole < block_tokens<T> ? whole : block_tokens<T>;
+}
+
+// Rows of values are padded to whole cache lines, whatever the instruction set.
+template <class T>
+constexpr Index padded_columns(Index columns) {
+  constexpr Index line = static_cast<Index>(64 / sizeof(T));
+  return (columns + line - 1) / line * line;
+}
+
+// What is read again and again is asked for ahead where it is larger than this, 1.25 MB: recent server cores hold 1 to
+// 2 MB in the second level, and asking for what is there costs 1%.
+inline constexpr Index second_level_bytes = Index{5} << 18;
+
+// Memory that the next blocks will read, in up to two pieces that are not empty: tiles bring it into the second-level
+// cache on their way.
+struct Upcoming {
+  // Addresses, not pointers: they run past the ends.
+  std::uintptr_t at = 0, end = 0;
+  std::uintptr_t then = 0, then_end = 0;
+
+  template <class T>
+  void add(const T* data, Index count) {
+    const auto first = reinterpret_cast<std::uintptr_t>(data);
+    (at == 0 ? at : then) = first;
+    (end == 0 ? end : then_end) = first + static_cast<std::uintptr_t>(count) * sizeof(T);
+  }
+  void advance(std::uintptr_t reached) {
+    at = reached;
+    if (reached < end) return;
+    at = then;
+    end = then_end;
+    then = then_end = 0;
+  }
+};
+
+// Tokens that are dealt with together wherever rows pass through: at d = 128 they fill 8 KB.
+inline constexpr Index token_group = 16;
+
+// A block of rows in the caller's memory.
+template <class T>
+struct Source {
+  const T* data = nullptr;
+  Index token_stride = 0;
+  Index dim_stride = 1;
+  Index tokens = 0;  // at most block_tokens
+  Index dim = 0;
+};
+
+// packed ← factor·φ(x − mean), φ the identity or elu+1.
+template <class T>
+struct PackBlock {
+  Source<T> source;
+  const double* mean = nullptr;   // [padded dim] one mean for all rows, or null
+  double* running_sum = nullptr;  // [padded dim] prefix sums, advanced by the block's rows, or null
+  double running_count = 0;       // rows in running_sum before this block
+  bool exclusive = false;         // the running mean leaves the row itself out
+  double factor = 1;
+  bool elu = false;
+  T* rows = nullptr;       // [B][padded dim]: the rows as they are packed; the source itself where it has this layout
+  bool keeps_rows = true;  // false: rows is scratch of token_group rows, which stay in the first-level cache
+  T* packed = nullptr;     // [dim+1][B], or null: rows only
+};
+
+// Which monomials of x a feature map holds, in this order: x_a·x_b for a ≤ b (a outer), x_a, 1.
+struct FeatureMap {
+  Index dim = 0;
+  bool pairs = false;
+  bool linear = false;
+  bool constant = false;
+
+  Index pair_count() const { return pairs ? dim * (dim + 1) / 2 : 0; }
+  Index size() const { return pair_count() + (linear ? dim : 0) + (constant ? 1 : 0); }
+};
+
+// What the query side multiplies its monomials by: 2·c2 for a < b and c2 for a = b, c1, c0.
+template <class T>
+struct FeatureCoefficients {
+  T pair = 1;
+  T diagonal = 1;
+  T linear = 1;
+  T constant = 1;
+};
+
+// summary[f] += Σ_t φ_f(x_t) y_t and normalizer[f] += Σ_t φ_f(x_t) r_t, for features in [first, last). r_t is 1 forward
+// (the packed row of ones) and the normaliser's gradient backward; zero past the tokens.
+template <class T>
+struct AbsorbBlock {
+  const T* packed = nullptr;
+  const T* values = nullptr;
+  const T* row_weights = nullptr;  // r, [B]
+  Index tokens = 0;
+  Index value_stride = 0;
+  FeatureMap map;
+  Index first = 0, last = 0;
+  T* panel = nullptr;       // scratch [panel_features][B]
+  T* summary = nullptr;     // [features][value_stride], row 0 is feature `first`
+  T* normalizer = nullptr;  // [features], element 0 is feature `first`
+};
+
+// numerator[t] += Σ_f φ_f(x_t) summary[f] and normalizer_rows[t] += Σ_f φ_f(x_t) normalizer[f].
+template <class T>
+struct ReadBlock {
+  const T* packed = nullptr;
+  Index tokens = 0;
+  Index value_stride = 0;
+  FeatureMap map;
+  FeatureCoefficients<T> coefficients;
+  Index first = 0, last = 0;
+  T* panel = nullptr;
+  const T* summary = nullptr;
+  const T* normalizer = nullptr;
+  T* numerator = nullptr;
+  T* normalizer_rows = nullptr;
+};
+
+inline constexpr Index panel_features = 144;  // rows of the panel scratch
+inline constexpr Index slice_features =
+    24;  // a slice of the summary starts at a multiple of this: every tile height divides it
+
+// w(s) as the kernels evaluate it.
+//   exponential       2^(s − maximum), s already in units of ln 2
+//   quadratic         (c2·t + c1)·t + c0 with t = s + offset
+//   power_series      Σ coefficients[t]·sᵗ
+//   chebyshev_square  (Σ coefficients[t]·T_t(s/radius))² + floor
+//   bound             max(0, |s| − radius)², backward only
+struct KernelWeight {
+  enum class Kind { exponential, quadratic, power_series, chebyshev_square, bound };
+
+  Kind kind = Kind::quadratic;
+  double offset = 0, c0 = 0, c1 = 0, c2 = 0;
+  const double* coefficients = nullptr;
+  Index coefficient_count = 0;
+  double radius = 1;
+  double floor = 0;
+};
+
+// One block of queries against one block of keys, added to the queries' running sums:
+// numerator[i] += Σ_j w(s_ij) values[j], normalizer[i] += Σ_j w(s_ij), over the visible keys j < i + diagonal, j <
+// keys. For the exponential both are relative to maximum[i], which rises when it must.
+template <class T>
+struct DirectBlock {
+  const T* query = nullptr;  // packed
+  const T* key = nullptr;    // packed
+  const T* values = nullptr;
+  Index queries = 0, keys = 0, dim = 0;
+  Index value_stride = 0;
+  Index diagonal = 0;  // query 0 sees keys [0, diagonal), query i sees [0, diagonal + i)
+  KernelWeight weight;
+  T* weights = nullptr;  // scratch [B][B]
+  T* scale = nullptr;    // scratch [B]
+  T* numerator = nullptr;
+  T* normalizer = nullptr;
+  T* maximum = nullptr;  // exponential only
+  Upcoming upcoming;
+};
+
+// The same for a few queries and keys in rows, not packed: the numerator, normaliser and maximum are those of one
+// query. Keys are in lanes, so that nothing is computed for queries that are not there.
+template <class T>
+struct FewQueriesBlock {
+  const T* query = nullptr;  // one row, zero past the dimension
+  const T* key = nullptr;    // rows, contiguous, dim a multiple of 64 bytes
+  Index key_stride = 0;
+  const T* values = nullptr;
+  Index value_stride = 0;        // of the values
+  Index keys = 0;                // all visible, at most block_tokens
+  Index dim = 0, value_dim = 0;  // multiples of 64 bytes
+  KernelWeight weight;
+  T* weights = nullptr;    // scratch [B]
+  T* numerator = nullptr;  // [value_dim]
+  T* normalizer = nullptr;
+  T* maximum = nullptr;
+};
+
+// output[t] = numerator[t] / normalizer[t]; 0 where the normaliser is 0, NaN where it is negative or NaN.
+template <class T>
+struct DivideRows {
+  const T* numerator = nullptr;
+  const T* normalizer = nullptr;
+  Index tokens = 0, dim = 0;
+  Index value_stride = 0;
+  T* output = nullptr;
+  Index token_stride = 0, dim_stride = 1;
+};
+
+template <class T>
+struct KernelSet {
+  const char* name;
+  void (*add_rows)(const Source<T>& source, double* sum);  // sum[a] += Σ_t x_ta in double
+  void (*pack)(const PackBlock<T>& block);
+  void (*pack_values)(const Source<T>& source, Index value_stride, T* values);
+  void (*absorb)(const AbsorbBlock<T>& block);
+  void (*read)(const ReadBlock<T>& block);
+  void (*direct)(const DirectBlock<T>& block);
+  void (*few_queries)(const FewQueriesBlock<T>& block);
+  void (*divide)(const DivideRows<T>& rows);
+  void (*add)(Index count, const T* from, T* to);  // to += from, whole cache lines
+};
+
+}  // namespace CSQ_CODE::detail::simd

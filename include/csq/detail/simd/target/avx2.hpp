@@ -1,0 +1,40 @@
+// AVX2 with FMA: 16 registers of 8 floats, tiles of 12 accumulators.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "csq/detail/simd/backward_kernel_set.hpp"
+
+#if defined(__x86_64__)
+
+// The region carries its own target, so a program built with plain -O2 gets these instructions; what it takes away
+// keeps the code the same in a unit built with more.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma,no-avx512f"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,no-avx512f")
+#endif
+
+namespace CSQ_CODE::detail::simd::avx2 {
+
+inline constexpr char set_name[] = "avx2";
+inline constexpr int vector_bytes = 32;
+inline constexpr int accumulator_vectors = 12;
+inline constexpr bool fused_products = true;
+inline constexpr int widest_tile = 2;
+inline constexpr Index absorb_panel = 48;
+inline constexpr Index read_panel = 96;
+
+#include "csq/detail/simd/kernel/kernels.inl"
+
+}  // namespace CSQ_CODE::detail::simd::avx2
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // __x86_64__

@@ -1,0 +1,41 @@
+// AVX-512: 32 registers of 16 floats, tiles of 24 accumulators.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "csq/detail/simd/backward_kernel_set.hpp"
+
+#if defined(__x86_64__)
+
+// The region carries its own target, so a program built with plain -O2 gets these instructions; what it takes away
+// keeps the code the same in a unit built with more.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+
+namespace CSQ_CODE::detail::simd::avx512 {
+
+inline constexpr char set_name[] = "avx512";
+inline constexpr int vector_bytes = 64;
+inline constexpr int accumulator_vectors = 24;
+inline constexpr bool fused_products = true;
+inline constexpr int widest_tile = 4;
+inline constexpr Index absorb_panel = 48;
+inline constexpr Index read_panel = 96;
+
+#include "csq/detail/simd/kernel/kernels.inl"
+
+}  // namespace CSQ_CODE::detail::simd::avx512
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // __x86_64__

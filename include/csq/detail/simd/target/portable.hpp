@@ -1,0 +1,35 @@
+// Any processor: 16-byte vectors, as SSE2 has on x86-64 and NEON on 64-bit Arm; tiles of 12 accumulators.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "csq/detail/simd/backward_kernel_set.hpp"
+
+// In a unit built with more than SSE2 these kernels still use no more, whichever unit the linker takes them from.
+#if defined(__x86_64__) && defined(__clang__)
+#pragma clang attribute push(__attribute__((target("no-avx"))), apply_to = function)
+#elif defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("no-avx")
+#endif
+
+namespace CSQ_CODE::detail::simd::portable {
+
+inline constexpr char set_name[] = "portable";
+inline constexpr int vector_bytes = 16;
+inline constexpr int accumulator_vectors = 12;
+inline constexpr bool fused_products = false;
+inline constexpr int widest_tile = 2;
+inline constexpr Index absorb_panel = 48;
+inline constexpr Index read_panel = 96;
+
+#include "csq/detail/simd/kernel/kernels.inl"
+
+}  // namespace CSQ_CODE::detail::simd::portable
+
+#if defined(__x86_64__) && defined(__clang__)
+#pragma clang attribute pop
+#elif defined(__x86_64__)
+#pragma GCC pop_options
+#endif
