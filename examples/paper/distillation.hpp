@@ -60,6 +60,15 @@ struct AttentionMatrices {
         settings.mechanism);
   }
 
+  // target += source, which is contiguous
+  static void add(const std::vector<T>& source, const Heads<T>& target) {
+    auto number = source.begin();
+    for (Index b = 0; b < target.batch(); ++b)
+      for (Index h = 0; h < target.heads(); ++h)
+        for (Index t = 0; t < target.tokens(); ++t)
+          for (Index a = 0; a < target.dim(); ++a) target.head(b, h)(t, a) += *number++;
+  }
+
   // dq and dk += what `slope`, ∂loss/∂A, says
   void backward_add(const AttentionSettings& settings, std::size_t layer, const Activations<T>& a,
                     const Matrix<T>& slope, const Heads<T>& dq, const Heads<T>& dk) const {
@@ -75,8 +84,8 @@ struct AttentionMatrices {
               settings.options(nullptr));
         },
         settings.mechanism);
-    csq::add_scaled(query_gradient, 1, dq);
-    csq::add_scaled(key_gradient, 1, dk);
+    add(query_gradient, dq);
+    add(key_gradient, dk);
   }
 };
 

@@ -17,29 +17,30 @@
 namespace CSQ_CODE {
 
 // Many heads, your own memory, any strides.
-template <class M, class Q, class K, class V, class O>
-requires detail::SameScalar<Q, K, V, O>
-void attention(const M& mechanism, Heads<Q> q, Heads<K> k, Heads<V> v, Heads<O> out, const Options& options = {}) {
-  detail::attention_checked<M, O>(mechanism, q, k, v, out, nullptr, options);
+template <class Mechanism, class Query, class Key, class Value, class Output>
+requires detail::SameScalar<Query, Key, Value, Output>
+void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
+               const Options& options = {}) {
+  detail::attention_checked<Mechanism, Output>(mechanism, q, k, v, out, nullptr, options);
 }
 
 // The same, and the row statistic that backward needs: [batch, heads, n, 1].
-template <class M, class Q, class K, class V, class O>
-requires detail::SameScalar<Q, K, V, O>
-void attention(const M& mechanism, Heads<Q> q, Heads<K> k, Heads<V> v, Heads<O> out, Heads<O> normalizer,
-               const Options& options = {}) {
-  detail::attention_checked<M, O>(mechanism, q, k, v, out, &normalizer, options);
+template <class Mechanism, class Query, class Key, class Value, class Output>
+requires detail::SameScalar<Query, Key, Value, Output>
+void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
+               Heads<Output> normalizer, const Options& options = {}) {
+  detail::attention_checked<Mechanism, Output>(mechanism, q, k, v, out, &normalizer, options);
 }
 
 // Whether a mechanism has a factored method: its weight is a polynomial of degree 2 or less in the score.
-template <class M>
-bool has_factored_form(const M& mechanism) {
-  return weight_of(mechanism).has_factored_form();
+template <class Mechanism>
+bool has_factored_form(const Mechanism& mechanism) {
+  return detail::weight_of(mechanism).has_factored_form();
 }
 
 // The method that a call with these sizes and options runs.
-template <class M>
-Method used_method(const M& mechanism, Shape shape, const Options& options = {}) {
+template <class Mechanism>
+Method used_method(const Mechanism& mechanism, Shape shape, const Options& options = {}) {
   shape.causal = shape.causal || options.causal;
   const detail::Weight weight = detail::weight_of(mechanism);
   detail::check_method(weight, options.method);
@@ -47,8 +48,8 @@ Method used_method(const M& mechanism, Shape shape, const Options& options = {})
 }
 
 // Scratch that a call with these sizes takes; a Workspace that has served one grows no further.
-template <class T = float, class M>
-std::size_t workspace_bytes(const M& mechanism, const Shape& shape, const Options& options = {}) {
+template <class T = float, class Mechanism>
+std::size_t workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
   detail::Problem<T> problem = detail::problem_of_sizes<T>(mechanism, shape, options);
   const Shape resolved = detail::shape_of(problem);
   const Method method = detail::resolve_method(problem.weight, resolved, options.method, options.chunk);

@@ -15,12 +15,13 @@
 namespace CSQ_CODE {
 
 // Many heads, any strides. `normalizer` is [batch, heads, n, 1], as forward left it.
-template <class M, class Q, class K, class V, class O, class N, class G>
-requires detail::SameScalar<Q, K, V, std::remove_const_t<O>> && detail::SameScalar<O, N, G, std::remove_const_t<O>>
-void attention_backward(const M& mechanism, Heads<Q> q, Heads<K> k, Heads<V> v, Heads<O> out, Heads<N> normalizer,
-                        Heads<G> dout, const Gradients<std::remove_const_t<O>>& gradients,
-                        const Options& options = {}) {
-  detail::BackwardProblem<std::remove_const_t<O>> problem;
+template <class Mechanism, class Query, class Key, class Value, class Output, class Statistic, class OutputGradient>
+requires detail::SameScalar<Query, Key, Value, std::remove_const_t<Output>> &&
+    detail::SameScalar<Output, Statistic, OutputGradient, std::remove_const_t<Output>>
+void attention_backward(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
+                        Heads<Statistic> normalizer, Heads<OutputGradient> dout,
+                        const Gradients<std::remove_const_t<Output>>& gradients, const Options& options = {}) {
+  detail::BackwardProblem<std::remove_const_t<Output>> problem;
   problem.forward.query = q;
   problem.forward.key = k;
   problem.forward.value = v;
@@ -32,8 +33,8 @@ void attention_backward(const M& mechanism, Heads<Q> q, Heads<K> k, Heads<V> v, 
 }
 
 // The method that a backward call with these sizes and options runs.
-template <class M>
-Method used_backward_method(const M& mechanism, Shape shape, const Options& options = {}) {
+template <class Mechanism>
+Method used_backward_method(const Mechanism& mechanism, Shape shape, const Options& options = {}) {
   shape.causal = shape.causal || options.causal;
   const detail::Weight weight = detail::weight_of(mechanism);
   detail::check_method(weight, options.method);
@@ -42,8 +43,8 @@ Method used_backward_method(const M& mechanism, Shape shape, const Options& opti
 
 // Scratch that a backward call with these sizes takes, the gradient of the shift included where there is one; a
 // Workspace that has served one grows no further.
-template <class T = float, class M>
-std::size_t backward_workspace_bytes(const M& mechanism, const Shape& shape, const Options& options = {}) {
+template <class T = float, class Mechanism>
+std::size_t backward_workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
   detail::BackwardProblem<T> problem;
   problem.forward = detail::problem_of_sizes<T>(mechanism, shape, options);
   const Shape resolved = detail::shape_of(problem.forward);

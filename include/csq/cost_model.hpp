@@ -19,8 +19,8 @@ namespace CSQ_CODE {
 inline Index feature_count(Index key_dim) { return detail::feature_count(key_dim); }
 
 // Features that a mechanism needs: a degree whose coefficient is zero is not computed.
-template <class M>
-Index feature_count(const M& mechanism, Index key_dim) {
+template <class Mechanism>
+Index feature_count(const Mechanism& mechanism, Index key_dim) {
   return detail::feature_count(detail::weight_of(mechanism), key_dim);
 }
 
@@ -31,8 +31,8 @@ inline double direct_multiply_adds(const Shape& shape) { return detail::count_di
 inline double factored_multiply_adds(const Shape& shape, Index chunk = 0) {
   return detail::count_factored(shape, feature_count(shape.key_dim), chunk);
 }
-template <class M>
-double factored_multiply_adds(const M& mechanism, const Shape& shape, Index chunk = 0) {
+template <class Mechanism>
+double factored_multiply_adds(const Mechanism& mechanism, const Shape& shape, Index chunk = 0) {
   return detail::count_factored(shape, feature_count(mechanism, shape.key_dim), chunk);
 }
 inline double direct_backward_multiply_adds(const Shape& shape) { return detail::count_direct_backward(shape); }
@@ -67,7 +67,7 @@ inline double predicted_crossover(Index key_dim, Index value_dim, const Crossove
     shape.queries = shape.keys = static_cast<Index>(n);
     return !detail::served_directly(shape) && factored_multiply_adds(shape) * ratio < direct_multiply_adds(shape);
   };
-  double high = 4 * t * (1 + 1 / group) * std::max(1.0, ratio) + 1024;
+  double high = 4 * t * (1 + 1 / group) * detail::larger(1.0, ratio) + 1024;
   while (!factored_wins(high)) high *= 2;
   double low = 1;
   while (high - low > 1) {
@@ -79,8 +79,8 @@ inline double predicted_crossover(Index key_dim, Index value_dim, const Crossove
 
 inline Method choose_method(const Shape& shape) { return detail::cheaper_method(shape, feature_count(shape.key_dim)); }
 
-template <class M>
-Method choose_method(const M& mechanism, const Shape& shape) {
+template <class Mechanism>
+Method choose_method(const Mechanism& mechanism, const Shape& shape) {
   const detail::Weight weight = detail::weight_of(mechanism);
   if (!weight.has_factored_form()) return Method::direct;
   return detail::cheaper_method(shape, detail::feature_count(weight, shape.key_dim));

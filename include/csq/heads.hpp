@@ -46,14 +46,16 @@ struct Heads {
   Heads(T* data_in, Shape shape_in) : data(data_in), shape(shape_in) {
     stride[3] = 1;
     for (std::size_t axis = 3; axis-- > 0;)
-      stride[axis] = detail::checked_product(stride[axis + 1], std::max<Index>(shape[axis + 1], 1), "Heads: shape");
+      stride[axis] =
+          detail::checked_product(stride[axis + 1], detail::larger<Index>(shape[axis + 1], 1), "Heads: shape");
   }
 
   Heads(T* data_in, Shape shape_in, Shape stride_in) : data(data_in), shape(shape_in), stride(stride_in) {}
 
   // Heads<float> → Heads<const float>.
-  template <class U>
-  requires(std::is_const_v<T>&& std::is_same_v<const U, T> && !std::is_const_v<U>) Heads(const Heads<U>& other)
+  template <class Other>
+  requires(std::is_const_v<T>&& std::is_same_v<const Other, T> && !std::is_const_v<Other>)
+      Heads(const Heads<Other>& other)
       : data(other.data), shape(other.shape), stride(other.stride) {}
 
   Index batch() const { return shape[0]; }

@@ -67,8 +67,8 @@ struct PositivePolynomial {
   double floor = 0;
 };
 
-template <class M>
-concept QuadraticMechanism = requires(const M& mechanism) {
+template <class Mechanism>
+concept QuadraticMechanism = requires(const Mechanism& mechanism) {
   { mechanism.quadratic() } -> std::same_as<Quadratic>;
 };
 
@@ -77,17 +77,17 @@ concept QuadraticMechanism = requires(const M& mechanism) {
 namespace CSQ_CODE {
 
 // The mechanism's meaning of Centering::automatic.
-template <class M>
+template <class Mechanism>
 Centering default_centering([[maybe_unused]] bool causal) {
-  if constexpr (requires { M::default_centering(causal); })
-    return M::default_centering(causal);
+  if constexpr (requires { Mechanism::default_centering(causal); })
+    return Mechanism::default_centering(causal);
   else
     return Centering::none;
 }
 
-template <class M>
-Centering default_centering(const M&, bool causal) {
-  return default_centering<M>(causal);
+template <class Mechanism>
+Centering default_centering(const Mechanism&, bool causal) {
+  return default_centering<Mechanism>(causal);
 }
 
 }  // namespace CSQ_CODE

@@ -21,22 +21,23 @@ namespace CSQ_CODE {
 
 // L_b = mean over visible pairs of max(0, |s| − radius)², exact, O(n·m·d); adds weight·∂L_b to dq and dk (a view
 // without data: the value alone).
-template <class Q, class K, class T>
-requires detail::SameScalar<Q, K, T, T> BoundPenalty bound_penalty(Heads<Q> q, Heads<K> k, Heads<T> dq, Heads<T> dk,
-                                                                   double radius = 4, double weight = 1,
-                                                                   const Options& options = {}) {
+template <class Query, class Key, class T>
+requires detail::SameScalar<Query, Key, T, T> BoundPenalty bound_penalty(Heads<Query> q, Heads<Key> k, Heads<T> dq,
+                                                                         Heads<T> dk, double radius = 4,
+                                                                         double weight = 1,
+                                                                         const Options& options = {}) {
   const detail::BoundValue bound = detail::bound_penalty<T>(q, k, dq, dk, radius, weight, options);
   return {bound.value, bound.max_abs, bound.overflow};
 }
 
 // The same from `samples` keys per query, drawn evenly from those that it sees, with replacement; each query weighs
 // |J_i|/Σ|J|, so value, overflow and gradients are unbiased. max_abs is the largest of what was drawn.
-template <class Q, class K, class T>
-requires detail::SameScalar<Q, K, T, T> BoundPenalty sampled_bound_penalty(Heads<Q> q, Heads<K> k, Heads<T> dq,
-                                                                           Heads<T> dk, Index samples,
-                                                                           std::uint64_t seed, double radius = 4,
-                                                                           double weight = 1,
-                                                                           const Options& options = {}) {
+template <class Query, class Key, class T>
+requires detail::SameScalar<Query, Key, T, T> BoundPenalty sampled_bound_penalty(Heads<Query> q, Heads<Key> k,
+                                                                                 Heads<T> dq, Heads<T> dk,
+                                                                                 Index samples, std::uint64_t seed,
+                                                                                 double radius = 4, double weight = 1,
+                                                                                 const Options& options = {}) {
   const detail::BoundValue bound =
       detail::sampled_bound_penalty<T>(q, k, dq, dk, samples, seed, radius, weight, options);
   return {bound.value, bound.max_abs, bound.overflow};
@@ -44,9 +45,9 @@ requires detail::SameScalar<Q, K, T, T> BoundPenalty sampled_bound_penalty(Heads
 
 // L_r of one array, q or k (add the two for the paper's): −mean of logdet(XcᵀXc/L + ridge·I), L the rows within
 // options.query_length; options.query_history is x's. Adds weight·∂L_r/∂x to dx.
-template <class X, class T>
-requires detail::SameScalar<X, X, X, T>
-double rank_penalty(Heads<X> x, Heads<T> dx, double ridge = 1e-3, double weight = 1, const Options& options = {}) {
+template <class Array, class T>
+requires detail::SameScalar<Array, Array, Array, T>
+double rank_penalty(Heads<Array> x, Heads<T> dx, double ridge = 1e-3, double weight = 1, const Options& options = {}) {
   return detail::rank_penalty<T>(x, dx, ridge, weight, options);
 }
 

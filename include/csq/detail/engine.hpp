@@ -19,7 +19,7 @@ inline int threads_for(const Shape& shape, const Weight& weight, Method method, 
                           : count_direct(shape);
   const double wanted = work / multiply_adds_per_thread;
   const int usable = usable_threads(options.threads);
-  return wanted < usable ? std::max(1, static_cast<int>(wanted)) : usable;
+  return wanted < usable ? larger(1, static_cast<int>(wanted)) : usable;
 }
 
 // visit(layout type, engine) for the engine that serves a call: Layout::lay_out says what scratch it takes.
@@ -56,9 +56,10 @@ void run_attention(Problem<T>& problem, const Options& options) {
   });
 }
 
-template <class M, class T>
-void attention_checked(const M& mechanism, const Heads<const T>& q, const Heads<const T>& k, const Heads<const T>& v,
-                       const Heads<T>& out, const Heads<T>* normalizer, const Options& options) {
+template <class Mechanism, class T>
+void attention_checked(const Mechanism& mechanism, const Heads<const T>& q, const Heads<const T>& k,
+                       const Heads<const T>& v, const Heads<T>& out, const Heads<T>* normalizer,
+                       const Options& options) {
   Problem<T> problem;
   problem.query = q;
   problem.key = k;
@@ -72,7 +73,7 @@ void attention_checked(const M& mechanism, const Heads<const T>& q, const Heads<
     check_normalizer(problem);
   }
   check_method(problem.weight, options.method);
-  resolve_options(problem, options, default_centering<M>(options.causal));
+  resolve_options(problem, options, default_centering<Mechanism>(options.causal));
   run_attention(problem, options);
 }
 
@@ -86,8 +87,8 @@ std::size_t backward_scratch_bytes(const BackwardProblem<T>& problem, Method met
   return counter.bytes();
 }
 
-template <class M, class T>
-void attention_backward_checked(const M& mechanism, BackwardProblem<T>& problem, const Options& options) {
+template <class Mechanism, class T>
+void attention_backward_checked(const Mechanism& mechanism, BackwardProblem<T>& problem, const Options& options) {
   Problem<T>& p = problem.forward;
   p.weight = weight_of(mechanism);
   check_inputs(p);
@@ -107,9 +108,9 @@ void attention_backward_checked(const M& mechanism, BackwardProblem<T>& problem,
   check_not_same("dq", gradients.query, "dv", gradients.value);
   check_not_same("dk", gradients.key, "dv", gradients.value);
   if constexpr (!requires { mechanism.shift; })
-    check(gradients.shift == nullptr, "dshift: this mechanism has no shift");
+    require(gradients.shift == nullptr, "dshift: this mechanism has no shift");
   check_method(p.weight, options.method);
-  resolve_options(p, options, default_centering<M>(options.causal));
+  resolve_options(p, options, default_centering<Mechanism>(options.causal));
 
   const Shape shape = shape_of(p);
   const Method method = resolve_backward_method(p.weight, shape, options.method);

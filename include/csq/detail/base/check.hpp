@@ -55,14 +55,14 @@ struct MessagePart {
 // The same. By value, so that text of any length is one type, and out of line: there are many checks, and a program
 // that includes csq compiles all of them.
 template <class... Parts>
-[[noreturn]] __attribute__((noinline, cold)) void fail(Parts... parts) {
+[[noreturn]] __attribute__((noinline, cold)) void refuse(Parts... parts) {
   const MessagePart list[] = {parts...};
   throw_invalid_argument(list, sizeof...(parts));
 }
 
 template <class... Parts>
-void check(bool condition, Parts... parts) {
-  if (!condition) fail(parts...);
+void require(bool condition, Parts... parts) {
+  if (!condition) refuse(parts...);
 }
 
 }  // namespace CSQ_CODE::detail

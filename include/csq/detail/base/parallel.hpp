@@ -18,7 +18,7 @@ namespace CSQ_CODE::detail {
 inline int usable_threads(int requested) {
 #ifdef _OPENMP
   if (omp_in_parallel() != 0) return 1;
-  return requested == 0 ? std::max(1, omp_get_max_threads()) : requested;
+  return requested == 0 ? larger(1, omp_get_max_threads()) : requested;
 #else
   static_cast<void>(requested);
   return 1;
@@ -29,7 +29,7 @@ inline int usable_threads(int requested) {
 template <class Task>
 void parallel_for(Index count, int threads, const Task& task) {
 #ifdef _OPENMP
-  const int used = static_cast<int>(std::min<Index>(count, threads));
+  const int used = static_cast<int>(smaller<Index>(count, threads));
   if (used > 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(used)
     for (Index index = 0; index < count; ++index) task(index, omp_get_thread_num());

@@ -162,7 +162,7 @@ void write_input_gradient(const RowPacker<T>& packer, double factor, T* rows, do
   const Index blocks = block_count(length, size);
   if (packer.elu) {
     for (Index block = 0; block < blocks; ++block) {
-      const Index count = std::min(size, length - block * size);
+      const Index count = smaller(size, length - block * size);
       packer.pack(block * size, count, copy, sums, packed);
       simd::backward_kernels<T>().multiply_elu_slope(count * stride, copy, rows + block * size * stride);
     }
@@ -170,7 +170,7 @@ void write_input_gradient(const RowPacker<T>& packer, double factor, T* rows, do
   std::fill_n(sums, padded, 0.0);
   if (packer.means.centering == Centering::sequence && length > 0) {
     for (Index block = 0; block < blocks; ++block)
-      simd::kernels<T>().add_rows({rows + block * size * stride, stride, 1, std::min(size, length - block * size), dim},
+      simd::kernels<T>().add_rows({rows + block * size * stride, stride, 1, smaller(size, length - block * size), dim},
                                   sums);
     for (Index a = 0; a < padded; ++a) sums[a] /= static_cast<double>(length);
   }
@@ -178,7 +178,7 @@ void write_input_gradient(const RowPacker<T>& packer, double factor, T* rows, do
     const Index first = index * size;
     simd::UncenterBlock<T> block;
     block.rows = rows + first * stride;
-    block.tokens = std::min(size, length - first);
+    block.tokens = smaller(size, length - first);
     block.dim = dim;
     if (packer.means.centering == Centering::sequence) block.mean = sums;
     if (is_prefix(packer.means.centering)) block.suffix_sum = sums;

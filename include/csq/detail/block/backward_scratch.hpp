@@ -18,7 +18,7 @@ struct BackwardScratch {
 
   static BackwardScratch lay_out(ScratchLayout& layout, Index key_dim, Index value_dim) {
     constexpr Index size = simd::block_tokens<T>;
-    const Index widest = std::max(key_dim, value_dim);
+    const Index widest = larger(key_dim, value_dim);
     BackwardScratch scratch;
     scratch.sums = layout.template take<double>(simd::padded_columns<double>(widest));
     scratch.copy = layout.template take<T>(RowPacker<T>::scratch_rows(widest));

@@ -47,7 +47,7 @@ void sum_block(const HeadCentering& means, const Head<const T>& head, Index leng
   double* sum = means.sums + (block + 1) * means.padded_dim;
   std::fill_n(sum, means.padded_dim, 0.0);
   const Index first = block * size;
-  if (first < length) simd::kernels<T>().add_rows(rows_of(head, first, std::min(size, length - first)), sum);
+  if (first < length) simd::kernels<T>().add_rows(rows_of(head, first, smaller(size, length - first)), sum);
 }
 
 // Second pass, one after another: running sums over the blocks, or the mean of them all. `history` may be null.

@@ -27,7 +27,7 @@ inline simd::KernelWeight kernel_weight(const Weight& weight) {
       if (weight.quadratic.c2 > 0) {
         result.c2 = weight.quadratic.c2;
         result.offset = weight.quadratic.c1 / (2 * result.c2);
-        result.c0 = std::max(0.0, weight.quadratic.c0 - result.c2 * result.offset * result.offset);
+        result.c0 = larger(0.0, weight.quadratic.c0 - result.c2 * result.offset * result.offset);
       } else {
         result.c0 = weight.quadratic.c0;
       }

@@ -10,35 +10,35 @@ namespace CSQ_CODE::detail {
 
 inline void check_lengths(std::string_view name, std::span<const Index> lengths, Index batch, Index tokens) {
   if (lengths.empty()) return;
-  check(static_cast<Index>(lengths.size()) == batch, name, ": has ", lengths.size(), " entries but the batch is ",
-        batch);
+  require(static_cast<Index>(lengths.size()) == batch, name, ": has ", lengths.size(), " entries but the batch is ",
+          batch);
   for (std::size_t b = 0; b < lengths.size(); ++b)
-    check(lengths[b] >= 0 && lengths[b] <= tokens, name, ": entry ", b, " is ", lengths[b],
-          " but must be between 0 and ", tokens);
+    require(lengths[b] >= 0 && lengths[b] <= tokens, name, ": entry ", b, " is ", lengths[b],
+            " but must be between 0 and ", tokens);
 }
 
 inline void check_history(std::string_view name, const History* history, Centering centering, Index batch, Index heads,
                           Index dim) {
   if (history == nullptr) return;
-  check(centering == Centering::prefix || centering == Centering::prefix_exclusive, name,
-        ": only the centrings prefix and prefix_exclusive continue a history");
-  check(static_cast<Index>(history->count.size()) == batch, name, ": count has ", history->count.size(),
-        " entries but the batch is ", batch);
+  require(centering == Centering::prefix || centering == Centering::prefix_exclusive, name,
+          ": only the centrings prefix and prefix_exclusive continue a history");
+  require(static_cast<Index>(history->count.size()) == batch, name, ": count has ", history->count.size(),
+          " entries but the batch is ", batch);
   const Index numbers = checked_product(checked_product(batch, heads, name), dim, name);
-  check(static_cast<Index>(history->mean.size()) == numbers, name, ": mean has ", history->mean.size(),
-        " entries but batch ", batch, " times heads ", heads, " times dim ", dim, " is ", numbers);
+  require(static_cast<Index>(history->mean.size()) == numbers, name, ": mean has ", history->mean.size(),
+          " entries but batch ", batch, " times heads ", heads, " times dim ", dim, " is ", numbers);
   for (std::size_t b = 0; b < history->count.size(); ++b)
-    check(history->count[b] >= 0, name, ": count ", b, " is ", history->count[b], " but must not be negative");
+    require(history->count[b] >= 0, name, ": count ", b, " is ", history->count[b], " but must not be negative");
   for (std::size_t i = 0; i < history->mean.size(); ++i)
-    check(std::isfinite(history->mean[i]), name, ": mean ", i, " of ", numbers, " is not finite");
+    require(std::isfinite(history->mean[i]), name, ": mean ", i, " of ", numbers, " is not finite");
 }
 
-template <class A, class B>
-void check_not_same(std::string_view output_name, const Heads<A>& output, std::string_view other_name,
-                    const Heads<B>& other) {
+template <class First, class Second>
+void check_not_same(std::string_view output_name, const Heads<First>& output, std::string_view other_name,
+                    const Heads<Second>& other) {
   if (output.empty() || other.empty()) return;
-  check(static_cast<const void*>(output.data) != static_cast<const void*>(other.data), output_name,
-        ": an output may not be the same memory as ", other_name);
+  require(static_cast<const void*>(output.data) != static_cast<const void*>(other.data), output_name,
+          ": an output may not be the same memory as ", other_name);
 }
 
 // The sizes of q, k and v agree with each other.
@@ -47,17 +47,17 @@ void check_inputs(const Problem<T>& p) {
   check_heads("q", p.query);
   check_heads("k", p.key);
   check_heads("v", p.value);
-  check(p.query.heads() >= 1 && p.key.heads() >= 1, "heads: q has ", p.query.heads(), " and k has ", p.key.heads(),
-        " but both need at least one");
-  check(p.query.dim() >= 1, "q: dim is ", p.query.dim(), " but must be at least 1");
-  check(p.value.dim() >= 1, "v: dim is ", p.value.dim(), " but must be at least 1");
-  check(p.key.batch() == p.query.batch(), "k: batch is ", p.key.batch(), " but q has ", p.query.batch());
-  check(p.value.batch() == p.query.batch(), "v: batch is ", p.value.batch(), " but q has ", p.query.batch());
-  check(p.key.dim() == p.query.dim(), "k: dim is ", p.key.dim(), " but q has ", p.query.dim());
-  check(p.value.heads() == p.key.heads(), "v: heads is ", p.value.heads(), " but k has ", p.key.heads());
-  check(p.value.tokens() == p.key.tokens(), "v: tokens is ", p.value.tokens(), " but k has ", p.key.tokens());
-  check(p.query.heads() % p.key.heads() == 0, "q: heads is ", p.query.heads(), ", not a multiple of the ",
-        p.key.heads(), " heads of k");
+  require(p.query.heads() >= 1 && p.key.heads() >= 1, "heads: q has ", p.query.heads(), " and k has ", p.key.heads(),
+          " but both need at least one");
+  require(p.query.dim() >= 1, "q: dim is ", p.query.dim(), " but must be at least 1");
+  require(p.value.dim() >= 1, "v: dim is ", p.value.dim(), " but must be at least 1");
+  require(p.key.batch() == p.query.batch(), "k: batch is ", p.key.batch(), " but q has ", p.query.batch());
+  require(p.value.batch() == p.query.batch(), "v: batch is ", p.value.batch(), " but q has ", p.query.batch());
+  require(p.key.dim() == p.query.dim(), "k: dim is ", p.key.dim(), " but q has ", p.query.dim());
+  require(p.value.heads() == p.key.heads(), "v: heads is ", p.value.heads(), " but k has ", p.key.heads());
+  require(p.value.tokens() == p.key.tokens(), "v: tokens is ", p.value.tokens(), " but k has ", p.key.tokens());
+  require(p.query.heads() % p.key.heads() == 0, "q: heads is ", p.query.heads(), ", not a multiple of the ",
+          p.key.heads(), " heads of k");
 }
 
 template <class T>
@@ -65,8 +65,8 @@ void check_output(const Problem<T>& p) {
   check_heads("out", p.output);
   const auto& q = p.query.shape;
   const auto& o = p.output.shape;
-  check(o[0] == q[0] && o[1] == q[1] && o[2] == q[2] && o[3] == p.value.dim(), "out: shape is [", o[0], ", ", o[1],
-        ", ", o[2], ", ", o[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", ", p.value.dim(), "]");
+  require(o[0] == q[0] && o[1] == q[1] && o[2] == q[2] && o[3] == p.value.dim(), "out: shape is [", o[0], ", ", o[1],
+          ", ", o[2], ", ", o[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", ", p.value.dim(), "]");
   check_no_self_overlap("out", p.output);
   check_not_same("out", p.output, "q", p.query);
   check_not_same("out", p.output, "k", p.key);
@@ -78,8 +78,8 @@ void check_normalizer(const Problem<T>& p) {
   check_heads("normalizer", p.normalizer);
   const auto& q = p.query.shape;
   const auto& z = p.normalizer.shape;
-  check(z[0] == q[0] && z[1] == q[1] && z[2] == q[2] && z[3] == 1, "normalizer: shape is [", z[0], ", ", z[1], ", ",
-        z[2], ", ", z[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", 1]");
+  require(z[0] == q[0] && z[1] == q[1] && z[2] == q[2] && z[3] == 1, "normalizer: shape is [", z[0], ", ", z[1], ", ",
+          z[2], ", ", z[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", 1]");
   check_no_self_overlap("normalizer", p.normalizer);
   check_not_same("normalizer", p.normalizer, "q", p.query);
   check_not_same("normalizer", p.normalizer, "k", p.key);
@@ -88,8 +88,8 @@ void check_normalizer(const Problem<T>& p) {
 }
 
 inline void check_counts(const Options& options) {
-  check(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
-  check(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
+  require(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
+  require(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
 }
 
 // Resolves centring, scale and threads into `problem`, whose arrays and weight are set. `automatic` is the mechanism's
@@ -100,8 +100,8 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   problem.causal = options.causal;
   problem.centering = options.centering == Centering::automatic ? automatic : options.centering;
   if (options.scale.has_value()) {
-    check(problem.weight.kind != Weight::Kind::feature_product, "scale: Linear takes none but got ", *options.scale);
-    check(std::isfinite(*options.scale), "scale: is ", *options.scale, " but must be finite");
+    require(problem.weight.kind != Weight::Kind::feature_product, "scale: Linear takes none but got ", *options.scale);
+    require(std::isfinite(*options.scale), "scale: is ", *options.scale, " but must be finite");
   }
   problem.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(problem.key_dim())));
   check_lengths("key_length", options.key_length, problem.query.batch(), m);
@@ -113,10 +113,10 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   check_history("key_history", options.key_history, problem.centering, problem.key.batch(), problem.key.heads(),
                 problem.key_dim());
   const bool is_prefix = problem.centering == Centering::prefix || problem.centering == Centering::prefix_exclusive;
-  check(!is_prefix || !options.causal || n >= m || options.query_history != nullptr,
-        "query_history: causal prefix centring with ", n, " queries and ", m,
-        " keys needs the mean of the earlier queries; without it the mean would restart at the first query of this "
-        "call (or choose another centering)");
+  require(!is_prefix || !options.causal || n >= m || options.query_history != nullptr,
+          "query_history: causal prefix centring with ", n, " queries and ", m,
+          " keys needs the mean of the earlier queries; without it the mean would restart at the first query of this "
+          "call (or choose another centering)");
   problem.query_history = options.query_history;
   problem.key_history = options.key_history;
   check_counts(options);
@@ -125,8 +125,8 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
 }
 
 inline void check_method(const Weight& weight, Method method) {
-  check(method != Method::factored || weight.has_factored_form(),
-        "method: factored needs a weight of degree 2 or less; this mechanism has only direct");
+  require(method != Method::factored || weight.has_factored_form(),
+          "method: factored needs a weight of degree 2 or less; this mechanism has only direct");
 }
 
 }  // namespace CSQ_CODE::detail

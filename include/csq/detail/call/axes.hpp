@@ -18,20 +18,21 @@ inline void check_axes(std::string_view name, const AxisSizes& shape, const Axis
                        bool has_memory) {
   const auto& s = shape;
   const bool empty = s[0] == 0 || s[1] == 0 || s[2] == 0 || s[3] == 0;
-  check(s[0] >= 0 && s[1] >= 0 && s[2] >= 0 && s[3] >= 0, name, ": shape [", s[0], ", ", s[1], ", ", s[2], ", ", s[3],
-        "] has a negative size");
+  require(s[0] >= 0 && s[1] >= 0 && s[2] >= 0 && s[3] >= 0, name, ": shape [", s[0], ", ", s[1], ", ", s[2], ", ", s[3],
+          "] has a negative size");
   Index count = 1;
   Index span = 0;
   for (std::size_t axis = 0; axis < 4; ++axis) {
     count = checked_product(count, s[axis], name);
     if (s[axis] > 1) {
-      check(stride[axis] != INT64_MIN, name, ": a stride overflows a 64-bit size");
+      require(stride[axis] != INT64_MIN, name, ": a stride overflows a 64-bit size");
       span = checked_sum(span, checked_product(s[axis] - 1, std::abs(stride[axis]), name), name);
     }
   }
   checked_product(checked_sum(span, 1, name), element_bytes, name);
   checked_product(count, element_bytes, name);
-  check(has_memory || empty, name, ": data is null but the shape is [", s[0], ", ", s[1], ", ", s[2], ", ", s[3], "]");
+  require(has_memory || empty, name, ": data is null but the shape is [", s[0], ", ", s[1], ", ", s[2], ", ", s[3],
+          "]");
 }
 
 template <class T>
@@ -53,14 +54,14 @@ inline void check_axes_no_overlap(std::string_view name, const AxisSizes& shape,
   for (const std::size_t axis : order) {
     const Index step = std::abs(stride[axis]), size = shape[axis];
     if (size <= 1) continue;
-    check(step != 0, name, ": an output may not have a zero stride along an axis of size ", size);
+    require(step != 0, name, ": an output may not have a zero stride along an axis of size ", size);
     nested = nested && step > inner;
     inner += step * (size - 1);
   }
   if (nested) return;
   const Index count = shape[0] * shape[1] * shape[2] * shape[3];
   constexpr Index enumerable = Index{1} << 24;
-  check(count <= enumerable, name, ": an output of ", count, " elements needs nested strides");
+  require(count <= enumerable, name, ": an output of ", count, " elements needs nested strides");
   std::vector<Index> offsets;
   offsets.reserve(static_cast<std::size_t>(count));
   for (Index b = 0; b < shape[0]; ++b)
@@ -74,7 +75,7 @@ inline void check_axes_no_overlap(std::string_view name, const AxisSizes& shape,
     return a < b ? -1 : a > b ? 1 : 0;
   });
   for (std::size_t i = 1; i < offsets.size(); ++i)
-    check(offsets[i] != offsets[i - 1], name, ": the strides make two elements of the output share memory");
+    require(offsets[i] != offsets[i - 1], name, ": the strides make two elements of the output share memory");
 }
 
 template <class T>

@@ -11,8 +11,8 @@ void check_shape_like(std::string_view name, const Heads<T>& view, std::string_v
   check_heads(name, view);
   const auto& s = view.shape;
   const auto& o = other.shape;
-  check(s == o, name, ": shape is [", s[0], ", ", s[1], ", ", s[2], ", ", s[3], "] but ", other_name, " is [", o[0],
-        ", ", o[1], ", ", o[2], ", ", o[3], "]");
+  require(s == o, name, ": shape is [", s[0], ", ", s[1], ", ", s[2], ", ", s[3], "] but ", other_name, " is [", o[0],
+          ", ", o[1], ", ", o[2], ", ", o[3], "]");
 }
 
 template <class T>

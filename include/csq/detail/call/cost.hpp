@@ -12,7 +12,7 @@ namespace CSQ_CODE::detail {
 inline double count_pairs(const Shape& shape) {
   const double n = static_cast<double>(shape.queries), m = static_cast<double>(shape.keys);
   if (!shape.causal) return n * m;
-  const double rows = std::min(n, m);  // rows that see anything; the last sees m
+  const double rows = smaller(n, m);  // rows that see anything; the last sees m
   return rows * (m - rows) + rows * (rows + 1) / 2;
 }
 
@@ -32,12 +32,12 @@ inline double count_factored(const Shape& shape, Index features, Index chunk) {
   const ScanPlan plan = plan_scan(shape, features, chunk, 144);
   const double size = static_cast<double>(plan.chunk);
   const double start = m - n;  // position of the first row
-  const double absorbed = std::min(m, static_cast<double>(plan.first_kept) * size);
-  const double first_read = std::clamp(static_cast<double>(plan.first_read) * size, std::max(0.0, start), m);
+  const double absorbed = smaller(m, static_cast<double>(plan.first_kept) * size);
+  const double first_read = std::clamp(static_cast<double>(plan.first_read) * size, larger(0.0, start), m);
   const double first_kept = std::clamp(absorbed, first_read, m);
   // Rows at positions [from, to) that serve the keys from `base` on directly.
   const auto triangle = [](double from, double to, double base) { return (to - from) * ((from + to + 1) / 2 - base); };
-  double pairs = triangle(std::max(0.0, start), first_read, 0);
+  double pairs = triangle(larger(0.0, start), first_read, 0);
   pairs += (first_kept - first_read) * (size + 1) / 2;
   pairs += triangle(first_kept, m, absorbed);
   const double reads = m - first_read;
@@ -56,7 +56,7 @@ inline double count_factored_backward(const Shape& shape, Index features) {
   const double token = static_cast<double>(features) * static_cast<double>(shape.value_dim + 1);
   constexpr double block = 144;  // tokens of a whole block in float
   const double chunk = shape.causal ? block : 0;
-  const double pairs = group * std::min(n, m) * chunk / 2;
+  const double pairs = group * smaller(n, m) * chunk / 2;
   return static_cast<double>(shape.batch * shape.kv_heads) *
          ((2 * group * n + 3 * m) * token + pairs * static_cast<double>(3 * shape.key_dim + 2 * shape.value_dim));
 }

@@ -27,8 +27,8 @@ inline Method resolve_backward_method(const Weight& weight, const Shape& shape, 
 }
 
 // The problem that a call with these sizes would be, without memory: what lays scratch out reads no more of it.
-template <class T, class M>
-Problem<T> problem_of_sizes(const M& mechanism, const Shape& shape, const Options& options) {
+template <class T, class Mechanism>
+Problem<T> problem_of_sizes(const Mechanism& mechanism, const Shape& shape, const Options& options) {
   Problem<T> problem;
   problem.weight = weight_of(mechanism);
   const auto sized = [&](Index heads, Index tokens, Index dim) {
@@ -39,15 +39,15 @@ Problem<T> problem_of_sizes(const M& mechanism, const Shape& shape, const Option
   problem.query = sized(shape.heads, shape.queries, shape.key_dim);
   problem.key = sized(shape.kv_heads, shape.keys, shape.key_dim);
   problem.value = sized(shape.kv_heads, shape.keys, shape.value_dim);
-  check(shape.queries >= 0 && shape.keys >= 0 && shape.key_dim >= 1 && shape.value_dim >= 1 && shape.batch >= 0 &&
-            shape.kv_heads >= 1 && shape.heads >= 1 && shape.heads % shape.kv_heads == 0,
-        "shape: queries ", shape.queries, ", keys ", shape.keys, ", key_dim ", shape.key_dim, ", value_dim ",
-        shape.value_dim, ", batch ", shape.batch, ", heads ", shape.heads, ", kv_heads ", shape.kv_heads);
+  require(shape.queries >= 0 && shape.keys >= 0 && shape.key_dim >= 1 && shape.value_dim >= 1 && shape.batch >= 0 &&
+              shape.kv_heads >= 1 && shape.heads >= 1 && shape.heads % shape.kv_heads == 0,
+          "shape: queries ", shape.queries, ", keys ", shape.keys, ", key_dim ", shape.key_dim, ", value_dim ",
+          shape.value_dim, ", batch ", shape.batch, ", heads ", shape.heads, ", kv_heads ", shape.kv_heads);
   check_method(problem.weight, options.method);
   check_counts(options);
   problem.causal = options.causal || shape.causal;
   problem.centering =
-      options.centering == Centering::automatic ? default_centering<M>(problem.causal) : options.centering;
+      options.centering == Centering::automatic ? default_centering<Mechanism>(problem.causal) : options.centering;
   problem.chunk = options.chunk;
   return problem;
 }

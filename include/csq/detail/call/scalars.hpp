@@ -8,8 +8,9 @@
 
 namespace CSQ_CODE::detail {
 
-template <class Q, class K, class V, class O>
-concept SameScalar = (std::same_as<O, float> || std::same_as<O, double>)&&std::same_as<
-    std::remove_const_t<Q>, O>&& std::same_as<std::remove_const_t<K>, O>&& std::same_as<std::remove_const_t<V>, O>;
+template <class Query, class Key, class Value, class Output>
+concept SameScalar = (std::same_as<Output, float> ||
+                      std::same_as<Output, double>)&&std::same_as<std::remove_const_t<Query>, Output>&& std::
+    same_as<std::remove_const_t<Key>, Output>&& std::same_as<std::remove_const_t<Value>, Output>;
 
 }  // namespace CSQ_CODE::detail

@@ -33,7 +33,7 @@ inline double break_even_keys(const Shape& shape, Index features) {
 // directly. The optimum is flat: on an Intel Xeon chunks of 48, 72, 96, 144 gave 67, 67, 65, 59 (d = 16), 106, 110,
 // 110, 100 (d = 32), 148, 151, 152, 152 (d = 64) and 144, 175, 176, 168 (d = 128) GF/s of the full scan's count; on an
 // AMD EPYC (Zen 5) 96 and 144 took 0.96 and 0.94 of the time of 72 at d = 32, and delay the crossover of a group.
-inline Index tuned_chunk(Index key_dim, Index largest) { return std::min<Index>(key_dim <= 48 ? 72 : 96, largest); }
+inline Index tuned_chunk(Index key_dim, Index largest) { return smaller<Index>(key_dim <= 48 ? 72 : 96, largest); }
 
 // Keys that the summary of a causal call holds at its end; the rest are not absorbed. 0: nothing is worth reading.
 // Rows at or after position s are min(n, m − s), so absorbing the keys from s on pays while there are more than t/g of
@@ -49,11 +49,11 @@ inline Index summarised_keys(const Shape& shape, Index features) {
 inline ScanPlan plan_scan(const Shape& shape, Index features, Index explicit_chunk, Index largest_chunk) {
   ScanPlan plan;
   const bool savings = explicit_chunk == 0;
-  plan.chunk = savings ? tuned_chunk(shape.key_dim, largest_chunk) : std::min(explicit_chunk, largest_chunk);
+  plan.chunk = savings ? tuned_chunk(shape.key_dim, largest_chunk) : smaller(explicit_chunk, largest_chunk);
   const Index chunks = (shape.keys + plan.chunk - 1) / plan.chunk;
   if (!savings) {
     plan.first_read = 1;
-    plan.first_kept = std::max<Index>(0, chunks - 1);  // nobody reads after the last chunk
+    plan.first_kept = larger<Index>(0, chunks - 1);  // nobody reads after the last chunk
     return plan;
   }
   const Index absorbed = summarised_keys(shape, features);

@@ -29,43 +29,44 @@ struct Weight {
 };
 
 inline void check_finite_coefficients(std::span<const double> coefficients, const char* name) {
-  check(!coefficients.empty(), name, ": no coefficients");
+  require(!coefficients.empty(), name, ": no coefficients");
   for (std::size_t t = 0; t < coefficients.size(); ++t)
-    check(std::isfinite(coefficients[t]), name, ": coefficient ", t, " of ", coefficients.size(), " is not finite");
+    require(std::isfinite(coefficients[t]), name, ": coefficient ", t, " of ", coefficients.size(), " is not finite");
 }
 
 // Checks the mechanism's own parameters.
-template <class M>
-Weight weight_of(const M& mechanism) {
+template <class Mechanism>
+Weight weight_of(const Mechanism& mechanism) {
   Weight weight;
-  if constexpr (std::same_as<M, Softmax>) {
+  if constexpr (std::same_as<Mechanism, Softmax>) {
     weight.kind = Weight::Kind::exponential;
-  } else if constexpr (std::same_as<M, Linear>) {
+  } else if constexpr (std::same_as<Mechanism, Linear>) {
     weight.kind = Weight::Kind::feature_product;
-  } else if constexpr (std::same_as<M, Polynomial>) {
+  } else if constexpr (std::same_as<Mechanism, Polynomial>) {
     check_finite_coefficients(mechanism.coefficients, "Polynomial: coefficients");
     weight.kind = Weight::Kind::power_series;
     weight.coefficients = mechanism.coefficients;
-  } else if constexpr (std::same_as<M, PositivePolynomial>) {
+  } else if constexpr (std::same_as<Mechanism, PositivePolynomial>) {
     check_finite_coefficients(mechanism.root, "PositivePolynomial: root");
-    check(std::isfinite(mechanism.radius) && mechanism.radius > 0, "PositivePolynomial: radius is ", mechanism.radius,
-          " but must be positive and finite");
-    check(std::isfinite(mechanism.floor) && mechanism.floor >= 0, "PositivePolynomial: floor is ", mechanism.floor,
-          " but must be finite and not negative");
+    require(std::isfinite(mechanism.radius) && mechanism.radius > 0, "PositivePolynomial: radius is ", mechanism.radius,
+            " but must be positive and finite");
+    require(std::isfinite(mechanism.floor) && mechanism.floor >= 0, "PositivePolynomial: floor is ", mechanism.floor,
+            " but must be finite and not negative");
     weight.kind = Weight::Kind::chebyshev_square;
     weight.coefficients = mechanism.root;
     weight.radius = mechanism.radius;
     weight.floor = mechanism.floor;
   } else {
-    static_assert(QuadraticMechanism<M>, "a mechanism is one of csq's or has a member `Quadratic quadratic() const`");
+    static_assert(QuadraticMechanism<Mechanism>,
+                  "a mechanism is one of csq's or has a member `Quadratic quadratic() const`");
     const Quadratic q = mechanism.quadratic();
     if constexpr (requires { mechanism.shift; })
-      check(std::isfinite(mechanism.shift), "shift is ", mechanism.shift, " but must be finite");
-    check(std::isfinite(q.c0) && std::isfinite(q.c1) && std::isfinite(q.c2), "Quadratic: coefficients c0 = ", q.c0,
-          ", c1 = ", q.c1, ", c2 = ", q.c2, " must be finite");
-    check((q.c2 > 0 && q.c1 * q.c1 <= 4 * q.c0 * q.c2) || (q.c2 == 0 && q.c1 == 0 && q.c0 > 0),
-          "Quadratic: c0 = ", q.c0, ", c1 = ", q.c1, ", c2 = ", q.c2,
-          " is negative somewhere; it needs c2 > 0 and c1² ≤ 4·c0·c2, or a constant c0 > 0");
+      require(std::isfinite(mechanism.shift), "shift is ", mechanism.shift, " but must be finite");
+    require(std::isfinite(q.c0) && std::isfinite(q.c1) && std::isfinite(q.c2), "Quadratic: coefficients c0 = ", q.c0,
+            ", c1 = ", q.c1, ", c2 = ", q.c2, " must be finite");
+    require((q.c2 > 0 && q.c1 * q.c1 <= 4 * q.c0 * q.c2) || (q.c2 == 0 && q.c1 == 0 && q.c0 > 0),
+            "Quadratic: c0 = ", q.c0, ", c1 = ", q.c1, ", c2 = ", q.c2,
+            " is negative somewhere; it needs c2 > 0 and c1² ≤ 4·c0·c2, or a constant c0 > 0");
     weight.kind = Weight::Kind::quadratic;
     weight.quadratic = q;
   }

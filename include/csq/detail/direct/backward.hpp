@@ -39,7 +39,7 @@ class DirectBackwardRun {
       });
     } else {
       for (Index first = 0; first < scratch_.key_blocks; first += scratch_.beside) {
-        const Index count = std::min(scratch_.beside, scratch_.key_blocks - first);
+        const Index count = smaller(scratch_.beside, scratch_.key_blocks - first);
         parallel_for(heads_ * count, p_.threads, [&](Index task, int thread) {
           const Index h = task / count, slot = task % count;
           run_block(h, first + slot, query_terms(h, slot), thread);
@@ -155,7 +155,7 @@ class DirectBackwardRun {
   // The rows of a block of which `real` have a gradient: the others are still zero, but for what a tile has spilt.
   void write_rows_of(T* rows, Index stride, Index real, Index block, Index tokens, double factor,
                      const Head<T>& gradient) const {
-    const Index count = std::min(size, tokens - block * size);
+    const Index count = smaller(size, tokens - block * size);
     std::fill(rows + real * stride, rows + count * stride, T(0));
     write_rows_plain<T>(rows, block * size, count, factor, gradient);
   }
@@ -207,7 +207,7 @@ class DirectBackwardRun {
 template <class T>
 void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackwardLayout<T>& scratch) {
   for (Index first = 0; first < problem.forward.key_heads(); first += scratch.heads) {
-    const Index heads = std::min(scratch.heads, problem.forward.key_heads() - first);
+    const Index heads = smaller(scratch.heads, problem.forward.key_heads() - first);
     scratch.packers.bind(problem.forward, first, heads);
     DirectBackwardRun<T>(problem, scratch, first, heads).run();
   }

@@ -37,7 +37,7 @@ struct DirectBackwardLayout {
     result.query_blocks = block_count(p.queries(), size);
     result.key_blocks = block_count(p.keys(), size);
     const Index groups_of_heads = block_count(p.key_heads(), p.threads);
-    result.heads = std::max<Index>(1, block_count(p.key_heads(), std::max<Index>(1, groups_of_heads)));
+    result.heads = larger<Index>(1, block_count(p.key_heads(), larger<Index>(1, groups_of_heads)));
     const auto blocks = [](Index a, Index b) { return checked_product(a, b, "workspace"); };
     const Index query_count = blocks(result.heads * p.group(), result.query_blocks);
     const Index key_count = blocks(result.heads, result.key_blocks);
@@ -47,9 +47,9 @@ struct DirectBackwardLayout {
     result.keys = layout.template take<T>(blocks(p.threads, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), false)));
     if (p.key_heads() % p.threads != 0 && p.key_heads() < many_heads * p.threads) {
       const Index bytes = blocks(blocks(query_count, rows), Index(sizeof(T)));
-      const Index fitting = std::max<Index>(2, terms_bytes / std::max<Index>(bytes, 1));
-      const Index wanted = block_count(std::max(tasks_per_thread * p.threads, fewest_tasks), result.heads);
-      result.beside = std::min({result.key_blocks, fitting, wanted});
+      const Index fitting = larger<Index>(2, terms_bytes / larger<Index>(bytes, 1));
+      const Index wanted = block_count(larger(tasks_per_thread * p.threads, fewest_tasks), result.heads);
+      result.beside = smaller(result.key_blocks, smaller(fitting, wanted));
     }
     result.query_gradient = layout.template take<T>(blocks(query_count, rows));
     result.query_terms = layout.template take<T>(blocks(blocks(query_count, result.beside), rows));

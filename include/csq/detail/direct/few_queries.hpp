@@ -45,7 +45,7 @@ struct FewQueriesLayout {
     constexpr Index shortest_stretch = 1024;
     FewQueriesLayout result;
     const Index blocks = block_count(problem.keys(), size);
-    const Index wanted = block_count(wanted_tasks, std::max<Index>(problem.key_heads(), 1));
+    const Index wanted = block_count(wanted_tasks, larger<Index>(problem.key_heads(), 1));
     result.stretches = std::clamp<Index>(problem.keys() / shortest_stretch, 1, wanted);
     result.stretch_keys = block_count(blocks, result.stretches) * size;
     result.key_stride = simd::padded_columns<T>(problem.key_dim());
@@ -123,9 +123,9 @@ class FewQueriesRun {
         scratch_.packers.query[h * group_ + g].pack(0, real, mine.query + g * n * scratch_.key_stride, mine.sums,
                                                     nullptr);
     }
-    const Index end = std::min((stretch + 1) * scratch_.stretch_keys, problem_.keys_seen(real - 1, key.length));
+    const Index end = smaller((stretch + 1) * scratch_.stretch_keys, problem_.keys_seen(real - 1, key.length));
     for (Index first = stretch * scratch_.stretch_keys; real > 0 && first < end; first += size) {
-      const Index count = std::min(size, end - first);
+      const Index count = smaller(size, end - first);
       const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
       for (Index g = 0; g < group_; ++g)
         for (Index i = 0; i < real; ++i) {
@@ -163,7 +163,7 @@ class FewQueriesRun {
         const T other_maximum = scratch_.maximum[other * size + i];
         T own = 1, others = 1;
         if (exponential && other_maximum > -std::numeric_limits<T>::infinity()) {
-          const T highest = std::max(maximum[i], other_maximum);
+          const T highest = larger(maximum[i], other_maximum);
           own = std::exp2(maximum[i] - highest);
           others = std::exp2(other_maximum - highest);
           maximum[i] = highest;

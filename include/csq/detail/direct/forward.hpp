@@ -36,8 +36,8 @@ struct DirectLayout {
         checked_product(result.key_blocks, RowPacker<T>::packed_size(problem.key_dim()), "workspace");
     const Index value_size = checked_product(result.key_blocks, value_block_size(problem.value_dim()), "workspace");
     const Index head_bytes = checked_product(checked_sum(key_size, value_size, "workspace"), sizeof(T), "workspace");
-    const Index wanted = std::max<Index>(problem.threads, in_flight_bytes / std::max<Index>(head_bytes, 1));
-    result.heads = std::max<Index>(1, std::min(problem.key_heads(), wanted));
+    const Index wanted = larger<Index>(problem.threads, in_flight_bytes / larger<Index>(head_bytes, 1));
+    result.heads = larger<Index>(1, smaller(problem.key_heads(), wanted));
     result.packers = Packers<T>::lay_out(layout, problem, result.heads);
     result.keys = layout.template take<T>(checked_product(result.heads, key_size, "workspace"));
     result.values = layout.template take<T>(checked_product(result.heads, value_size, "workspace"));
@@ -64,7 +64,7 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
   const bool is_large = scratch.key_blocks * (key_size + value_size) * Index(sizeof(T)) > simd::second_level_bytes;
 
   for (Index first_head = 0; first_head < problem.key_heads(); first_head += scratch.heads) {
-    const Index heads = std::min(scratch.heads, problem.key_heads() - first_head);
+    const Index heads = smaller(scratch.heads, problem.key_heads() - first_head);
     scratch.packers.bind(problem, first_head, heads);
 
     const auto key_block = [&](Index h, Index index) {
@@ -79,7 +79,7 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
     parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
       const Index h = task / scratch.key_blocks;
       const Index first = task % scratch.key_blocks * size;
-      const Index count = std::min(size, scratch.packers.key[h].length - first);
+      const Index count = smaller(size, scratch.packers.key[h].length - first);
       if (count <= 0) return;
       pack_keys(problem, scratch.packers.key[h], (first_head + h) / problem.key.heads(),
                 (first_head + h) % problem.key.heads(), first, count, scratch.threads[thread],
@@ -97,7 +97,7 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
       const RowPacker<T>& packer = scratch.packers.query[h * group + g];
       const DirectScratch<T>& mine = scratch.threads[thread];
       const Index first = block * size;
-      const Index rows = std::min(size, problem.queries() - first);
+      const Index rows = smaller(size, problem.queries() - first);
       const Index queries = std::clamp<Index>(packer.length - first, 0, rows);
       mine.clear_sums(problem.value_dim(), rows);
       if (queries > 0) {

@@ -118,7 +118,7 @@ class FactoredBackwardRun {
     const Index count = block_count(chunks, scratch_.superblock);
     for (Index i = 0; i < count; ++i) {
       const Index first = (reverse ? count - 1 - i : i) * scratch_.superblock;
-      visit(first, std::min(first + scratch_.superblock, chunks));
+      visit(first, smaller(first + scratch_.superblock, chunks));
     }
   }
 
@@ -337,7 +337,7 @@ class FactoredBackwardRun {
       write_input_gradient(scratch_.packers.key[h], key_gradient_factor(p_), key_gradient(h, 0), mine.sums, mine.packed,
                            mine.copy, problem_.gradients.key.head(batch(h), key_head(h)));
       for (Index row = 0; row < p_.keys(); row += size)
-        write_rows_plain<T>(value_gradient(h, row), row, std::min(size, p_.keys() - row), 1,
+        write_rows_plain<T>(value_gradient(h, row), row, smaller(size, p_.keys() - row), 1,
                             problem_.gradients.value.head(batch(h), key_head(h)));
     });
   }
@@ -354,7 +354,7 @@ template <class T>
 void factored_attention_backward(const BackwardProblem<T>& problem, FactoredBackwardLayout<T>& scratch) {
   double shift = 0;
   for (Index first = 0; first < problem.forward.key_heads(); first += scratch.heads) {
-    const Index heads = std::min(scratch.heads, problem.forward.key_heads() - first);
+    const Index heads = smaller(scratch.heads, problem.forward.key_heads() - first);
     scratch.packers.bind(problem.forward, first, heads);
     const FactoredBackwardRun<T> run(problem, scratch, first, heads);
     run.run();

@@ -37,14 +37,14 @@ class FactoredRun {
       serve_first_rows();
       if (scratch_.plan.first_read >= scratch_.chunks) return;
       for (Index chunk = 0; chunk < scratch_.chunks; chunk += scratch_.superblock) {
-        const Index end = std::min(chunk + scratch_.superblock, scratch_.chunks);
+        const Index end = smaller(chunk + scratch_.superblock, scratch_.chunks);
         pack_superblock(chunk, end);
         scan_superblock(chunk, end);
         serve_superblock(chunk, end);
       }
     } else {
       for (Index chunk = 0; chunk < scratch_.chunks; chunk += scratch_.superblock) {
-        const Index end = std::min(chunk + scratch_.superblock, scratch_.chunks);
+        const Index end = smaller(chunk + scratch_.superblock, scratch_.chunks);
         pack_superblock(chunk, end);
         scan_superblock(chunk, end);
       }
@@ -126,7 +126,7 @@ class FactoredRun {
     parallel_for(heads_ * group_ * blocks, problem_.threads, [&](Index task, int thread) {
       const DirectScratch<T>& mine = scratch_.threads[thread];
       const Index first = task % blocks * simd::block_tokens<T>;
-      const Index count = std::min(simd::block_tokens<T>, blank - first);
+      const Index count = smaller(simd::block_tokens<T>, blank - first);
       mine.clear_sums(problem_.value_dim(), count);
       write(task / blocks / group_, task / blocks % group_, {first, count, 0}, mine);
     });
@@ -134,7 +134,7 @@ class FactoredRun {
 
   // Rows of the chunks before first_read see few keys: directly, from the stored first chunks.
   void serve_first_rows() const {
-    const Index chunks = std::min(scratch_.plan.first_read, scratch_.chunks);
+    const Index chunks = smaller(scratch_.plan.first_read, scratch_.chunks);
     if (chunks == 0 || rows_in(0, chunks - 1).first + rows_in(0, chunks - 1).count == 0) return;
     parallel_for(heads_ * chunks, problem_.threads, [&](Index task, int thread) {
       const Index h = task / chunks, chunk = task % chunks;
@@ -253,7 +253,7 @@ class FactoredRun {
       const Index h = task / (group_ * blocks), g = task / blocks % group_;
       const RowPacker<T>& packer = scratch_.packers.query[h * group_ + g];
       const Index first = task % blocks * chunk_size();
-      const Index count = std::min(chunk_size(), problem_.queries() - first);
+      const Index count = smaller(chunk_size(), problem_.queries() - first);
       const Rows rows{first, count, std::clamp<Index>(packer.length - first, 0, count)};
       const DirectScratch<T>& mine = scratch_.threads[thread];
       mine.clear_sums(problem_.value_dim(), rows.count);
@@ -279,7 +279,7 @@ void factored_attention(const Problem<T>& problem, FactoredLayout<T>& scratch) {
   KeptSummary* kept = problem.causal ? nullptr : problem.summary;
   if (kept != nullptr) kept->reserve(kept_sizes(problem, scratch.whole(0)));
   for (Index first = 0; first < problem.key_heads(); first += scratch.heads) {
-    const Index heads = std::min(scratch.heads, problem.key_heads() - first);
+    const Index heads = smaller(scratch.heads, problem.key_heads() - first);
     scratch.packers.bind(problem, first, heads);
     const FactoredRun<T> run(problem, scratch, first, heads);
     run.run();

@@ -40,7 +40,7 @@ struct FactoredLayout {
 
   Index slice_start(Index slice) const {
     const Index units = padded_features() / simd::slice_features;
-    return std::min(features, units * slice / slices * simd::slice_features);
+    return smaller(features, units * slice / slices * simd::slice_features);
   }
 
   SummarySlice<T> slice(Index head, Index index) const {
@@ -82,25 +82,25 @@ FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Proble
   if (problem.causal) {
     result.plan = plan_scan(shape, result.features, problem.chunk, size);
   } else {
-    result.plan.chunk = problem.chunk == 0 ? size : std::min(problem.chunk, size);
+    result.plan.chunk = problem.chunk == 0 ? size : smaller(problem.chunk, size);
     result.plan.first_read = 0;
     result.plan.first_kept = block_count(problem.keys(), result.plan.chunk);
   }
   const Index group = problem.group();
   result.chunks = block_count(problem.keys(), result.plan.chunk);
-  result.slices = std::clamp<Index>((wanted_tasks + problem.key_heads() - 1) / std::max<Index>(problem.key_heads(), 1),
-                                    1, std::max<Index>(1, result.features / smallest_slice));
+  result.slices = std::clamp<Index>((wanted_tasks + problem.key_heads() - 1) / larger<Index>(problem.key_heads(), 1), 1,
+                                    larger<Index>(1, result.features / smallest_slice));
   const Index groups_of_heads = block_count(problem.key_heads(), problem.threads);
-  result.heads = std::max<Index>(1, block_count(problem.key_heads(), std::max<Index>(1, groups_of_heads)));
-  result.partial_rows = std::min(size, SummarySlice<T>::padded_rows(result.plan.chunk));
+  result.heads = larger<Index>(1, block_count(problem.key_heads(), larger<Index>(1, groups_of_heads)));
+  result.partial_rows = smaller(size, SummarySlice<T>::padded_rows(result.plan.chunk));
   const Index row_bytes = result.slices * group * (result.value_stride + 1) * static_cast<Index>(sizeof(T));
   // Without a mask there are no partial rows, and longer superblocks mean fewer waits of one slice for another.
-  const Index fitting = problem.causal ? partial_bytes / std::max<Index>(1, row_bytes) : superblock_tokens;
+  const Index fitting = problem.causal ? partial_bytes / larger<Index>(1, row_bytes) : superblock_tokens;
   const Index tokens = std::clamp(fitting, result.plan.chunk, superblock_tokens);
-  result.superblock = std::max<Index>(1, std::min(tokens / result.plan.chunk, result.chunks));
+  result.superblock = larger<Index>(1, smaller(tokens / result.plan.chunk, result.chunks));
   if (problem.causal)
-    result.stored = std::max(std::min(result.plan.first_read, result.chunks),
-                             std::max<Index>(0, result.chunks - result.plan.first_kept));
+    result.stored = larger(smaller(result.plan.first_read, result.chunks),
+                           larger<Index>(0, result.chunks - result.plan.first_kept));
 
   const auto blocks = [&](Index count) { return checked_product(result.heads, count, "workspace"); };
   result.packers = Packers<T>::lay_out(layout, problem, result.heads);

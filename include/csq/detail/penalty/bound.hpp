@@ -46,12 +46,12 @@ BoundValue bound_statistics(const Problem<T>& problem, double radius, double pai
   const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
   BoundValue result;
   for (Index first_head = 0; first_head < problem.key_heads(); first_head += scratch.heads) {
-    const Index heads = std::min(scratch.heads, problem.key_heads() - first_head);
+    const Index heads = smaller(scratch.heads, problem.key_heads() - first_head);
     scratch.packers.bind(problem, first_head, heads);
     parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
       const RowPacker<T>& packer = scratch.packers.key[task / scratch.key_blocks];
       const Index first = task % scratch.key_blocks * size;
-      const Index count = std::min(size, packer.length - first);
+      const Index count = smaller(size, packer.length - first);
       const DirectScratch<T>& mine = scratch.threads[thread];
       if (count > 0) packer.pack_only(first, count, mine.rows, mine.sums, scratch.keys + task * key_size);
     });
@@ -61,12 +61,12 @@ BoundValue bound_statistics(const Problem<T>& problem, double radius, double pai
       const Index first = task % query_blocks * size;
       const RowPacker<T>& packer = scratch.packers.query[head];
       const DirectScratch<T>& mine = scratch.threads[thread];
-      const Index queries = std::min(size, packer.length - first);
+      const Index queries = smaller(size, packer.length - first);
       if (queries <= 0) return;
       packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
       BoundValue& part = parts[static_cast<std::size_t>(task)];
       for (Index key = 0; key < scratch.key_blocks; ++key) {
-        const Index keys = std::min(size, scratch.packers.key[h].length - key * size);
+        const Index keys = smaller(size, scratch.packers.key[h].length - key * size);
         const Index diagonal = problem.causal ? first + problem.offset() + 1 - key * size : keys;
         if (keys <= 0 || diagonal + queries <= 1) continue;
         simd::ScoreStatistics<T> block;

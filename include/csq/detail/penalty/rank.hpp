@@ -19,7 +19,7 @@ namespace CSQ_CODE::detail {
 template <class T>
 double rank_penalty(const Heads<const T>& x, const Heads<T>& dx, double ridge, double weight, const Options& options) {
   constexpr Index size = simd::block_tokens<T>;
-  check(std::isfinite(ridge) && ridge > 0, "ridge: is ", ridge, " but must be positive and finite");
+  require(std::isfinite(ridge) && ridge > 0, "ridge: is ", ridge, " but must be positive and finite");
   check_heads("x", x);
   if (dx.data != nullptr) {
     check_shape_like("dx", dx, "x", x);
@@ -53,7 +53,7 @@ double rank_penalty(const Heads<const T>& x, const Heads<T>& dx, double ridge, d
         copy(cells(RowPacker<T>::scratch_rows(dim)));
     std::vector<double> sums(cells(simd::padded_columns<double>(dim)));
     centered_rows(packer, rows.data(), packed.data(), sums.data());
-    const double length = static_cast<double>(std::max<Index>(packer.length, 1));
+    const double length = static_cast<double>(larger<Index>(packer.length, 1));
     Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> centered =
         Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>::Zero(packer.length, dim);
     for (Index t = 0; t < packer.length; ++t)

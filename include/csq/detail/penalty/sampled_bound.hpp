@@ -17,7 +17,7 @@ BoundValue sampled_bound_penalty(const Heads<const T>& q, const Heads<const T>& 
                                  const Options& options) {
   constexpr Index size = simd::block_tokens<T>;
   const T one = 1;
-  check(samples >= 1, "samples: is ", samples, " but must be at least 1");
+  require(samples >= 1, "samples: is ", samples, " but must be at least 1");
   Problem<T> problem = score_problem<T>(q, k, &one, dq, dk, radius, weight, options);
   problem.threads = usable_threads(options.threads);
   const double pairs = count_visible_pairs(problem);

@@ -11,8 +11,8 @@ namespace CSQ_CODE::detail {
 template <class T>
 Problem<T> score_problem(const Heads<const T>& q, const Heads<const T>& k, const T* one, const Heads<T>& dq,
                          const Heads<T>& dk, double radius, double weight, const Options& options) {
-  check(std::isfinite(radius) && radius >= 0, "radius: is ", radius, " but must be finite and not negative");
-  check(std::isfinite(weight), "weight: is ", weight, " but must be finite");
+  require(std::isfinite(radius) && radius >= 0, "radius: is ", radius, " but must be finite and not negative");
+  require(std::isfinite(weight), "weight: is ", weight, " but must be finite");
   Problem<T> problem;
   problem.query = q;
   problem.key = k;
@@ -55,7 +55,7 @@ void centered_rows(const RowPacker<T>& packer, T* rows, T* packed, double* sums)
   constexpr Index size = simd::block_tokens<T>;
   const Index stride = simd::padded_columns<T>(packer.head.dim);
   for (Index first = 0; first < packer.length; first += size)
-    packer.pack(first, std::min(size, packer.length - first), rows + first * stride, sums, packed);
+    packer.pack(first, smaller(size, packer.length - first), rows + first * stride, sums, packed);
 }
 
 }  // namespace CSQ_CODE::detail

@@ -34,9 +34,9 @@ inline InstructionSet choose_instruction_set() {
   const InstructionSet set = name == "avx512" ? InstructionSet::avx512
                              : name == "avx2" ? InstructionSet::avx2
                                               : InstructionSet::portable;
-  check(set != InstructionSet::portable || name == "portable", "CSQ_SIMD is '", name,
-        "' but must be portable, avx2 or avx512");
-  check(processor_has(set), "CSQ_SIMD is '", name, "' but this processor does not have it");
+  require(set != InstructionSet::portable || name == "portable", "CSQ_SIMD is '", name,
+          "' but must be portable, avx2 or avx512");
+  require(processor_has(set), "CSQ_SIMD is '", name, "' but this processor does not have it");
   return set;
 }
 
