@@ -308,12 +308,11 @@ int run(const Settings& settings, const char* program) {
   bool met = true;
   for (const Reach& row : rows) met = met && (!row.has_bound() || row.meets(row.reach));
   if (settings.sets)
-    for (const auto& [name, set] : {std::pair{"avx2", csq::detail::simd::InstructionSet::avx2},
-                                    std::pair{"portable", csq::detail::simd::InstructionSet::portable}}) {
-      if (!csq::detail::simd::processor_has(set) || csq::detail::simd::instruction_set() == set) continue;
+    for (const std::string_view name : csq::simd_names()) {
+      if (name == csq::simd_name()) continue;
       std::printf("\n");
       std::fflush(stdout);
-      std::string command = std::string("CSQ_SIMD=") + name + " '" + program + "' --only kernels";
+      std::string command = std::string("CSQ_SIMD=").append(name) + " '" + program + "' --only kernels";
       if (!settings.json.empty()) command += " --json '" + settings.json + "." + name + "'";
       met = std::system(command.c_str()) == 0 && met;
     }

@@ -14,14 +14,13 @@ inline constexpr int version_minor = CSQ_VERSION_MINOR;
 inline constexpr int version_patch = CSQ_VERSION_PATCH;
 
 // "avx512", "avx2" or "portable".
-inline const char* simd_name() { return detail::simd::kernels<float>().name; }
+inline const char* simd_name() { return detail::simd::Targets::names[detail::simd::chosen_target()]; }
 
 // The sets of kernels that this processor has, best first: what CSQ_SIMD may name.
 inline std::vector<std::string_view> simd_names() {
   std::vector<std::string_view> names;
-  if (detail::simd::processor_has(detail::simd::InstructionSet::avx512)) names.push_back("avx512");
-  if (detail::simd::processor_has(detail::simd::InstructionSet::avx2)) names.push_back("avx2");
-  names.push_back("portable");
+  for (std::size_t target = 0; target < detail::simd::Targets::count; ++target)
+    if (detail::simd::processor_has(target)) names.push_back(detail::simd::Targets::names[target]);
   return names;
 }
 

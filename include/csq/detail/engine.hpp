@@ -22,26 +22,26 @@ inline int threads_for(const Shape& shape, const Weight& weight, Method method, 
   return wanted < usable ? larger(1, static_cast<int>(wanted)) : usable;
 }
 
-// visit(layout type, engine) for the engine that serves a call: Layout::lay_out says what scratch it takes.
+// visit(scratch, engine) for the engine that serves a call: the scratch's lay_out says what it takes.
 template <class T, class Visit>
 auto with_engine(const Problem<T>& problem, Method method, const Visit& visit) {
-  if (method == Method::factored) return visit(FactoredLayout<T>{}, factored_attention<T>);
-  if (problem.queries() <= few_queries) return visit(FewQueriesLayout<T>{}, few_queries_attention<T>);
-  return visit(DirectLayout<T>{}, direct_attention<T>);
+  if (method == Method::factored) return visit(FactoredScratch<T>{}, factored_attention<T>);
+  if (problem.queries() <= few_queries_limit) return visit(FewQueriesScratch<T>{}, few_queries_attention<T>);
+  return visit(DirectScratch<T>{}, direct_attention<T>);
 }
 
 template <class T>
 std::size_t scratch_bytes(const Problem<T>& problem, Method method) {
-  return with_engine(problem, method, [&](auto layout, const auto&) {
-    ScratchLayout counter;
-    decltype(layout)::lay_out(counter, problem);
+  return with_engine(problem, method, [&](auto scratch, const auto&) {
+    Arena counter;
+    decltype(scratch)::lay_out(counter, problem);
     return counter.bytes();
   });
 }
 
 template <class T>
 void run_attention(Problem<T>& problem, const Options& options) {
-  simd::instruction_set();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
+  simd::chosen_target();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
   if (options.summary != nullptr) options.summary->clear();
   if (problem.output.empty()) return;
   const Shape shape = shape_of(problem);
@@ -49,9 +49,9 @@ void run_attention(Problem<T>& problem, const Options& options) {
   problem.threads = threads_for(shape, problem.weight, method, options);
   Workspace local;
   Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
-  ScratchLayout layout(workspace.reserve(scratch_bytes(problem, method)));
-  with_engine(problem, method, [&](auto engine_layout, const auto& run) {
-    auto scratch = decltype(engine_layout)::lay_out(layout, problem);
+  Arena arena(workspace.reserve(scratch_bytes(problem, method)));
+  with_engine(problem, method, [&](auto kind, const auto& run) {
+    auto scratch = decltype(kind)::lay_out(arena, problem);
     run(problem, scratch);
   });
 }
@@ -79,11 +79,11 @@ void attention_checked(const Mechanism& mechanism, const Heads<const T>& q, cons
 
 template <class T>
 std::size_t backward_scratch_bytes(const BackwardProblem<T>& problem, Method method) {
-  ScratchLayout counter;
+  Arena counter;
   if (method == Method::factored)
-    FactoredBackwardLayout<T>::lay_out(counter, problem);
+    FactoredBackwardScratch<T>::lay_out(counter, problem);
   else
-    DirectBackwardLayout<T>::lay_out(counter, problem);
+    DirectBackwardScratch<T>::lay_out(counter, problem);
   return counter.bytes();
 }
 
@@ -117,12 +117,12 @@ void attention_backward_checked(const Mechanism& mechanism, BackwardProblem<T>& 
   p.threads = threads_for(shape, p.weight, method, options);
   Workspace local;
   Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
-  ScratchLayout layout(workspace.reserve(backward_scratch_bytes(problem, method)));
+  Arena arena(workspace.reserve(backward_scratch_bytes(problem, method)));
   if (method == Method::factored) {
-    auto scratch = FactoredBackwardLayout<T>::lay_out(layout, problem);
+    auto scratch = FactoredBackwardScratch<T>::lay_out(arena, problem);
     factored_attention_backward(problem, scratch);
   } else {
-    auto scratch = DirectBackwardLayout<T>::lay_out(layout, problem);
+    auto scratch = DirectBackwardScratch<T>::lay_out(arena, problem);
     direct_attention_backward(problem, scratch);
   }
 }

@@ -11,9 +11,9 @@ inline constexpr std::size_t cache_line = 64;
 
 // Hands out aligned pieces of one buffer. With a null base it only counts, so the code that lays scratch out is also
 // the code that says how much is needed.
-class ScratchLayout {
+class Arena {
  public:
-  explicit ScratchLayout(std::byte* base = nullptr) : base_(base) {}
+  explicit Arena(std::byte* base = nullptr) : base_(base) {}
 
   template <class T>
   T* take(Index count) {

@@ -13,7 +13,7 @@ namespace CSQ_CODE::detail {
 
 // A block of queries: packed and as rows, and the gradient of its output likewise.
 template <class T>
-struct QueryBlock {
+struct BackwardQueryBlock {
   T* packed = nullptr;
   T* rows = nullptr;             // [B][padded d], centred and scaled
   T* gradient_packed = nullptr;  // r, and −dot as the row of the normaliser: [dᵥ+1][B]
@@ -26,8 +26,8 @@ struct QueryBlock {
     return RowPacker<T>::packed_size(key_dim) + RowPacker<T>::scratch_rows(key_dim) +
            RowPacker<T>::packed_size(value_dim) + RowPacker<T>::scratch_rows(value_dim) + 2 * block;
   }
-  static QueryBlock at(T* memory, Index key_dim, Index value_dim) {
-    QueryBlock block;
+  static BackwardQueryBlock at(T* memory, Index key_dim, Index value_dim) {
+    BackwardQueryBlock block;
     block.packed = memory;
     block.rows = block.packed + RowPacker<T>::packed_size(key_dim);
     block.gradient_packed = block.rows + RowPacker<T>::scratch_rows(key_dim);
@@ -40,7 +40,7 @@ struct QueryBlock {
 
 // A block of keys and values, packed (values with a row of ones) and as rows; rows of values where they are absorbed.
 template <class T>
-struct KeyValueBlock {
+struct BackwardKeyBlock {
   T* packed = nullptr;
   T* rows = nullptr;
   T* value_packed = nullptr;
@@ -50,8 +50,8 @@ struct KeyValueBlock {
     return RowPacker<T>::packed_size(key_dim) + RowPacker<T>::scratch_rows(key_dim) +
            RowPacker<T>::packed_size(value_dim) + (has_value_rows ? RowPacker<T>::scratch_rows(value_dim) : 0);
   }
-  static KeyValueBlock at(T* memory, Index key_dim, Index value_dim, bool has_value_rows) {
-    KeyValueBlock block;
+  static BackwardKeyBlock at(T* memory, Index key_dim, Index value_dim, bool has_value_rows) {
+    BackwardKeyBlock block;
     block.packed = memory;
     block.rows = block.packed + RowPacker<T>::packed_size(key_dim);
     block.value_packed = block.rows + RowPacker<T>::scratch_rows(key_dim);
@@ -74,7 +74,7 @@ void pack_plain(const simd::Source<T>& source, T* rows, bool keeps_rows, T* pack
 // Rows [first, first + count) of one query head.
 template <class T>
 void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& packer, Index batch, Index head,
-                      Index first, Index count, double* sums, const QueryBlock<T>& block) {
+                      Index first, Index count, double* sums, const BackwardQueryBlock<T>& block) {
   constexpr Index size = simd::block_tokens<T>;
   constexpr double log2_e = 1.442695040888963407359924681001892137;
   packer.pack(first, count, block.rows, sums, block.packed);
@@ -113,24 +113,18 @@ void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& pac
 // Keys and values [first, first + count) of one key head. `copy` is scratch for rows of values.
 template <class T>
 void pack_key_block(const BackwardProblem<T>& problem, const RowPacker<T>& packer, Index batch, Index key_head,
-                    Index first, Index count, double* sums, T* copy, const KeyValueBlock<T>& block) {
+                    Index first, Index count, double* sums, T* copy, const BackwardKeyBlock<T>& block) {
   packer.pack(first, count, block.rows, sums, block.packed);
   const bool keeps_rows = block.value_rows != nullptr;
   pack_plain(rows_of(problem.forward.value.head(batch, key_head), first, count), keeps_rows ? block.value_rows : copy,
              keeps_rows, block.value_packed);
 }
 
-// Query i of a block that starts at first_query sees the keys [0, diagonal + i) of the `keys` that start at first_key.
-template <class T>
-Index diagonal_of(const Problem<T>& problem, Index first_query, Index first_key, Index keys) {
-  return problem.causal ? first_query + problem.offset() + 1 - first_key : keys;
-}
-
 // The pairs of a block of queries with a block of keys: everything but where the gradients go.
 template <class T>
 simd::DirectBackwardBlock<T> backward_pairs(const BackwardProblem<T>& problem, const simd::KernelWeight& weight,
-                                            const QueryBlock<T>& query, Index first_query, Index queries,
-                                            const KeyValueBlock<T>& key, Index first_key, Index keys) {
+                                            const BackwardQueryBlock<T>& query, Index first_query, Index queries,
+                                            const BackwardKeyBlock<T>& key, Index first_key, Index keys) {
   simd::DirectBackwardBlock<T> block;
   block.query = query.packed;
   block.query_rows = query.rows;
@@ -145,7 +139,7 @@ simd::DirectBackwardBlock<T> backward_pairs(const BackwardProblem<T>& problem, c
   block.keys = keys;
   block.key_dim = problem.forward.key_dim();
   block.value_dim = problem.forward.value_dim();
-  block.diagonal = diagonal_of(problem.forward, first_query, first_key, keys);
+  block.diagonal = problem.forward.visibility().diagonal(first_query, first_key, keys);
   block.weight = weight;
   return block;
 }

@@ -16,7 +16,8 @@ template <class T, class Kernels>
 void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, Index head, Index first, Index tokens,
                 Index real, const T* numerator, T* normalizer, const T* maximum) {
   std::fill(normalizer + real, normalizer + tokens, T(0));
-  for (Index token = 0; token < real && problem.keys_seen(first + token, problem.visible_keys(batch)) == 0; ++token)
+  for (Index token = 0; token < real && problem.visibility().keys_of(first + token, problem.visible_keys(batch)) == 0;
+       ++token)
     normalizer[token] = 0;
   const Head<T> output = problem.output.head(batch, head);
   simd::DivideRows<T> rows;

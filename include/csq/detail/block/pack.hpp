@@ -66,14 +66,14 @@ struct Packers {
   double* key_sums = nullptr;
   double* query_sums = nullptr;
 
-  static Packers lay_out(ScratchLayout& layout, const Problem<T>& problem, Index heads) {
+  static Packers lay_out(Arena& arena, const Problem<T>& problem, Index heads) {
     Packers packers;
     const Index group = problem.group();
-    packers.key = layout.template take<RowPacker<T>>(heads);
-    packers.query = layout.template take<RowPacker<T>>(heads * group);
-    packers.key_sums = layout.template take<double>(
-        heads * centering_doubles<T>(problem.centering, problem.keys(), problem.key_dim()));
-    packers.query_sums = layout.template take<double>(
+    packers.key = arena.template take<RowPacker<T>>(heads);
+    packers.query = arena.template take<RowPacker<T>>(heads * group);
+    packers.key_sums =
+        arena.template take<double>(heads * centering_doubles<T>(problem.centering, problem.keys(), problem.key_dim()));
+    packers.query_sums = arena.template take<double>(
         heads * group * centering_doubles<T>(problem.centering, problem.queries(), problem.key_dim()));
     return packers;
   }

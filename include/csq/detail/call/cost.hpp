@@ -4,17 +4,12 @@
 #include <algorithm>
 
 #include "csq/detail/call/scan_plan.hpp"
+#include "csq/detail/call/visibility.hpp"
 #include "csq/detail/call/weight.hpp"
 
 namespace CSQ_CODE::detail {
 
-// Pairs (i, j) with j visible to i, for one head.
-inline double count_pairs(const Shape& shape) {
-  const double n = static_cast<double>(shape.queries), m = static_cast<double>(shape.keys);
-  if (!shape.causal) return n * m;
-  const double rows = smaller(n, m);  // rows that see anything; the last sees m
-  return rows * (m - rows) + rows * (rows + 1) / 2;
-}
+inline double count_pairs(const Shape& shape) { return Visibility{shape.queries, shape.keys, shape.causal}.pairs(); }
 
 inline double count_direct(const Shape& shape) {
   return static_cast<double>(shape.batch * shape.heads) * count_pairs(shape) *

@@ -1,10 +1,9 @@
 // One checked call, as the engines read it: the arrays, the weight and every option resolved.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <span>
 
+#include "csq/detail/call/visibility.hpp"
 #include "csq/detail/call/weight.hpp"
 #include "csq/options.hpp"
 #include "csq/shape.hpp"
@@ -40,12 +39,7 @@ struct Problem {
   Index real_queries(Index batch) const {
     return query_length.empty() ? queries() : query_length[static_cast<std::size_t>(batch)];
   }
-  // Position of query 0 on the axis of keys: query i sees the keys up to position i + offset.
-  Index offset() const { return keys() - queries(); }
-  // Keys that query `row` sees when `count` keys are within the length.
-  Index keys_seen(Index row, Index count) const {
-    return causal ? std::clamp<Index>(row + offset() + 1, 0, count) : count;
-  }
+  Visibility visibility() const { return {queries(), keys(), causal}; }
 };
 
 template <class T>

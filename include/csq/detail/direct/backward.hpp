@@ -13,14 +13,14 @@
 // for each block side by side: at most 64 MB, but for two blocks, so that very long single heads feed few threads.
 #pragma once
 
-#include "csq/detail/direct/backward_layout.hpp"
+#include "csq/detail/direct/backward_scratch.hpp"
 
 namespace CSQ_CODE::detail {
 
 template <class T>
 class DirectBackwardRun {
  public:
-  DirectBackwardRun(const BackwardProblem<T>& problem, const DirectBackwardLayout<T>& scratch, Index first_head,
+  DirectBackwardRun(const BackwardProblem<T>& problem, const DirectBackwardScratch<T>& scratch, Index first_head,
                     Index heads)
       : problem_(problem),
         p_(problem.forward),
@@ -29,7 +29,7 @@ class DirectBackwardRun {
         first_head_(first_head),
         heads_(heads),
         group_(problem.forward.group()),
-        leaves_at_once_(DirectBackwardLayout<T>::leaves_at_once(problem.forward)) {}
+        leaves_at_once_(DirectBackwardScratch<T>::leaves_at_once(problem.forward)) {}
 
   void run() const {
     pack_queries();
@@ -61,14 +61,15 @@ class DirectBackwardRun {
   Index keys_in(Index h, Index block) const {
     return std::clamp<Index>(scratch_.packers.key[h].length - block * size, 0, size);
   }
-  QueryBlock<T> query_block(Index h, Index g, Index block) const {
+  BackwardQueryBlock<T> query_block(Index h, Index g, Index block) const {
     const Index index = (h * group_ + g) * scratch_.query_blocks + block;
-    return QueryBlock<T>::at(scratch_.queries + index * QueryBlock<T>::size(p_.key_dim(), p_.value_dim()), p_.key_dim(),
-                             p_.value_dim());
+    return BackwardQueryBlock<T>::at(
+        scratch_.queries + index * BackwardQueryBlock<T>::size(p_.key_dim(), p_.value_dim()), p_.key_dim(),
+        p_.value_dim());
   }
-  KeyValueBlock<T> key_block(int thread) const {
-    const Index block_size = KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim(), false);
-    return KeyValueBlock<T>::at(scratch_.keys + thread * block_size, p_.key_dim(), p_.value_dim(), false);
+  BackwardKeyBlock<T> key_block(int thread) const {
+    const Index block_size = BackwardKeyBlock<T>::size(p_.key_dim(), p_.value_dim(), false);
+    return BackwardKeyBlock<T>::at(scratch_.keys + thread * block_size, p_.key_dim(), p_.value_dim(), false);
   }
   Index rows_size() const { return RowPacker<T>::scratch_rows(p_.key_dim()); }
   Index query_rows_size() const { return scratch_.query_blocks * rows_size(); }  // of one query head
@@ -82,7 +83,7 @@ class DirectBackwardRun {
     parallel_for(heads_ * group_ * scratch_.query_blocks, p_.threads, [&](Index task, int thread) {
       const Index block = task % scratch_.query_blocks;
       const Index h = task / scratch_.query_blocks / group_, g = task / scratch_.query_blocks % group_;
-      const BackwardScratch<T>& mine = scratch_.threads[thread];
+      const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
       if (queries_in(h, block) > 0)
         pack_query_block(problem_, scratch_.packers.query[h * group_ + g], batch(h), key_head(h) * group_ + g,
                          block * size, queries_in(h, block), mine.sums, query_block(h, g, block));
@@ -91,8 +92,7 @@ class DirectBackwardRun {
 
   // Whether a query of block `from` sees a key of block `block`.
   bool sees(Index h, Index from, Index block) const {
-    const Index queries = queries_in(h, from), keys = keys_in(h, block);
-    return queries > 0 && keys > 0 && diagonal_of(p_, from * size, block * size, keys) + queries > 1;
+    return p_.visibility().any(from * size, queries_in(h, from), block * size, keys_in(h, block));
   }
   // What a thread with the head for itself will read after block `from` of query head g.
   void ask_for_next(Index h, Index g, Index from, Index block, simd::Upcoming& upcoming) const {
@@ -102,18 +102,18 @@ class DirectBackwardRun {
         if (++g == group_) return;  // the next block of keys starts with packing
       }
     } while (!sees(h, from, block));
-    upcoming.add(query_block(h, g, from).packed, QueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
+    upcoming.add(query_block(h, g, from).packed, BackwardQueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
     if (scratch_.beside == 0) upcoming.add(query_gradient(h, g) + from * rows_size(), rows_size());
   }
 
   // Key block `block` against all queries. Its terms of ∂q go to `terms`, or where that is null are added at once.
   void run_block(Index h, Index block, T* terms, int thread) const {
-    const BackwardScratch<T>& mine = scratch_.threads[thread];
+    const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
     const Index value_stride = simd::padded_columns<T>(p_.value_dim());
     double& slope_sum = scratch_.slope_sum[(first_head_ + h) * scratch_.key_blocks + block];
     slope_sum = 0;
     const Index keys = keys_in(h, block);
-    const KeyValueBlock<T> key = key_block(thread);
+    const BackwardKeyBlock<T> key = key_block(thread);
     if (keys > 0)
       pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), block * size, keys, mine.sums, mine.copy,
                      key);
@@ -183,7 +183,7 @@ class DirectBackwardRun {
   void write_all() const {
     parallel_for(heads_ * (group_ + 1), p_.threads, [&](Index task, int thread) {
       const Index h = task / (group_ + 1), g = task % (group_ + 1);
-      const BackwardScratch<T>& mine = scratch_.threads[thread];
+      const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
       if (g == group_) {
         write_input_gradient(scratch_.packers.key[h], key_gradient_factor(p_), key_gradient(h), mine.sums, mine.packed,
                              mine.copy, problem_.gradients.key.head(batch(h), key_head(h)));
@@ -198,14 +198,14 @@ class DirectBackwardRun {
 
   const BackwardProblem<T>& problem_;
   const Problem<T>& p_;
-  const DirectBackwardLayout<T>& scratch_;
+  const DirectBackwardScratch<T>& scratch_;
   simd::KernelWeight weight_;
   Index first_head_, heads_, group_;
   bool leaves_at_once_;
 };
 
 template <class T>
-void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackwardLayout<T>& scratch) {
+void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackwardScratch<T>& scratch) {
   for (Index first = 0; first < problem.forward.key_heads(); first += scratch.heads) {
     const Index heads = smaller(scratch.heads, problem.forward.key_heads() - first);
     scratch.packers.bind(problem.forward, first, heads);

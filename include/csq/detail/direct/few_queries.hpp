@@ -15,10 +15,10 @@
 namespace CSQ_CODE::detail {
 
 // From more queries on tiles are faster.
-inline constexpr Index few_queries = 8;
+inline constexpr Index few_queries_limit = 8;
 
 template <class T>
-struct FewQueriesLayout {
+struct FewQueriesScratch {
   static constexpr Index size = simd::block_tokens<T>;
 
   // What one thread needs.
@@ -40,10 +40,10 @@ struct FewQueriesLayout {
 
   Index sum_index(Index head, Index stretch) const { return head * stretches + stretch; }
 
-  static FewQueriesLayout lay_out(ScratchLayout& layout, const Problem<T>& problem) {
+  static FewQueriesScratch lay_out(Arena& arena, const Problem<T>& problem) {
     constexpr Index wanted_tasks = 16;
     constexpr Index shortest_stretch = 1024;
-    FewQueriesLayout result;
+    FewQueriesScratch result;
     const Index blocks = block_count(problem.keys(), size);
     const Index wanted = block_count(wanted_tasks, larger<Index>(problem.key_heads(), 1));
     result.stretches = std::clamp<Index>(problem.keys() / shortest_stretch, 1, wanted);
@@ -52,20 +52,20 @@ struct FewQueriesLayout {
     result.value_stride = simd::padded_columns<T>(problem.value_dim());
     const Index sums = checked_product(checked_product(problem.key_heads(), problem.group(), "workspace"),
                                        result.stretches, "workspace");
-    result.packers = Packers<T>::lay_out(layout, problem, problem.key_heads());
+    result.packers = Packers<T>::lay_out(arena, problem, problem.key_heads());
     result.numerator =
-        layout.template take<T>(checked_product(sums, problem.queries() * result.value_stride, "workspace"));
-    result.normalizer = layout.template take<T>(checked_product(sums, size, "workspace"));
-    result.maximum = layout.template take<T>(checked_product(sums, size, "workspace"));
-    result.threads = layout.template take<Scratch>(problem.threads);
+        arena.template take<T>(checked_product(sums, problem.queries() * result.value_stride, "workspace"));
+    result.normalizer = arena.template take<T>(checked_product(sums, size, "workspace"));
+    result.maximum = arena.template take<T>(checked_product(sums, size, "workspace"));
+    result.threads = arena.template take<Scratch>(problem.threads);
     const bool counting = result.threads == nullptr;
     for (int thread = 0; thread < problem.threads; ++thread) {
       Scratch scratch;
-      scratch.query = layout.template take<T>(problem.group() * problem.queries() * result.key_stride);
-      scratch.keys = layout.template take<T>(size * result.key_stride);
-      scratch.values = layout.template take<T>(size * result.value_stride);
-      scratch.weights = layout.template take<T>(size);
-      scratch.sums = layout.template take<double>(RowPacker<T>::scratch_sums(problem.key_dim()));
+      scratch.query = arena.template take<T>(problem.group() * problem.queries() * result.key_stride);
+      scratch.keys = arena.template take<T>(size * result.key_stride);
+      scratch.values = arena.template take<T>(size * result.value_stride);
+      scratch.weights = arena.template take<T>(size);
+      scratch.sums = arena.template take<double>(RowPacker<T>::scratch_sums(problem.key_dim()));
       if (!counting) result.threads[thread] = scratch;
     }
     return result;
@@ -75,7 +75,7 @@ struct FewQueriesLayout {
 template <class T>
 class FewQueriesRun {
  public:
-  FewQueriesRun(const Problem<T>& problem, const FewQueriesLayout<T>& scratch)
+  FewQueriesRun(const Problem<T>& problem, const FewQueriesScratch<T>& scratch)
       : problem_(problem), scratch_(scratch), weight_(kernel_weight(problem.weight)), group_(problem.group()) {}
 
   void run() const {
@@ -87,7 +87,7 @@ class FewQueriesRun {
   }
 
  private:
-  using Scratch = typename FewQueriesLayout<T>::Scratch;
+  using Scratch = typename FewQueriesScratch<T>::Scratch;
   static constexpr Index size = simd::block_tokens<T>;
 
   struct Rows {
@@ -123,20 +123,21 @@ class FewQueriesRun {
         scratch_.packers.query[h * group_ + g].pack(0, real, mine.query + g * n * scratch_.key_stride, mine.sums,
                                                     nullptr);
     }
-    const Index end = smaller((stretch + 1) * scratch_.stretch_keys, problem_.keys_seen(real - 1, key.length));
+    const Index end =
+        smaller((stretch + 1) * scratch_.stretch_keys, problem_.visibility().keys_of(real - 1, key.length));
     for (Index first = stretch * scratch_.stretch_keys; real > 0 && first < end; first += size) {
       const Index count = smaller(size, end - first);
       const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
       for (Index g = 0; g < group_; ++g)
         for (Index i = 0; i < real; ++i) {
           const Index sums = scratch_.sum_index(h * group_ + g, stretch);
-          simd::FewQueriesBlock<T> block;
+          simd::OneQueryBlock<T> block;
           block.query = mine.query + (g * n + i) * scratch_.key_stride;
           block.key = keys.data;
           block.key_stride = keys.stride;
           block.values = values.data;
           block.value_stride = values.stride;
-          block.keys = std::clamp<Index>(problem_.keys_seen(i, key.length) - first, 0, count);
+          block.keys = std::clamp<Index>(problem_.visibility().keys_of(i, key.length) - first, 0, count);
           block.dim = scratch_.key_stride;
           block.value_dim = scratch_.value_stride;
           block.weight = weight_;
@@ -144,7 +145,7 @@ class FewQueriesRun {
           block.numerator = scratch_.numerator + (sums * n + i) * scratch_.value_stride;
           block.normalizer = scratch_.normalizer + sums * size + i;
           block.maximum = scratch_.maximum + sums * size + i;
-          if (block.keys > 0) simd::kernels<T>().few_queries(block);
+          if (block.keys > 0) simd::kernels<T>().one_query(block);
         }
     }
   }
@@ -179,13 +180,13 @@ class FewQueriesRun {
   }
 
   const Problem<T>& problem_;
-  const FewQueriesLayout<T>& scratch_;
+  const FewQueriesScratch<T>& scratch_;
   simd::KernelWeight weight_;
   Index group_;
 };
 
 template <class T>
-void few_queries_attention(const Problem<T>& problem, FewQueriesLayout<T>& scratch) {
+void few_queries_attention(const Problem<T>& problem, FewQueriesScratch<T>& scratch) {
   scratch.packers.bind(problem, 0, problem.key_heads());
   FewQueriesRun<T>(problem, scratch).run();
 }

@@ -17,20 +17,20 @@ namespace CSQ_CODE::detail {
 
 // Scratch of a direct call: packers and packed keys of the heads in flight, and a set for each thread.
 template <class T>
-struct DirectLayout {
+struct DirectScratch {
   Index heads = 0;  // key heads in flight
   Index key_blocks = 0;
   Packers<T> packers;
   T* keys = nullptr;    // [heads][key_blocks][packed]
   T* values = nullptr;  // [heads][key_blocks][B][value stride]
-  DirectScratch<T>* threads = nullptr;
+  DirectThreadScratch<T>* threads = nullptr;
 
   static Index value_block_size(Index value_dim) { return simd::block_tokens<T> * simd::padded_columns<T>(value_dim); }
 
-  static DirectLayout lay_out(ScratchLayout& layout, const Problem<T>& problem) {
+  static DirectScratch lay_out(Arena& arena, const Problem<T>& problem) {
     constexpr Index in_flight_bytes = Index{8}
                                       << 20;  // enough heads at a time to feed every thread, but no more than this
-    DirectLayout result;
+    DirectScratch result;
     result.key_blocks = block_count(problem.keys(), simd::block_tokens<T>);
     const Index key_size =
         checked_product(result.key_blocks, RowPacker<T>::packed_size(problem.key_dim()), "workspace");
@@ -38,13 +38,13 @@ struct DirectLayout {
     const Index head_bytes = checked_product(checked_sum(key_size, value_size, "workspace"), sizeof(T), "workspace");
     const Index wanted = larger<Index>(problem.threads, in_flight_bytes / larger<Index>(head_bytes, 1));
     result.heads = larger<Index>(1, smaller(problem.key_heads(), wanted));
-    result.packers = Packers<T>::lay_out(layout, problem, result.heads);
-    result.keys = layout.template take<T>(checked_product(result.heads, key_size, "workspace"));
-    result.values = layout.template take<T>(checked_product(result.heads, value_size, "workspace"));
-    result.threads = layout.template take<DirectScratch<T>>(problem.threads);
+    result.packers = Packers<T>::lay_out(arena, problem, result.heads);
+    result.keys = arena.template take<T>(checked_product(result.heads, key_size, "workspace"));
+    result.values = arena.template take<T>(checked_product(result.heads, value_size, "workspace"));
+    result.threads = arena.template take<DirectThreadScratch<T>>(problem.threads);
     const bool counting = result.threads == nullptr;
     for (int thread = 0; thread < problem.threads; ++thread) {
-      const auto scratch = DirectScratch<T>::lay_out(layout, problem.key_dim(), problem.value_dim());
+      const auto scratch = DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
       if (!counting) result.threads[thread] = scratch;
     }
     return result;
@@ -52,13 +52,14 @@ struct DirectLayout {
 };
 
 template <class T>
-void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
+void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch) {
   constexpr Index size = simd::block_tokens<T>;
   const simd::KernelWeight weight = kernel_weight(problem.weight);
+  const Visibility visibility = problem.visibility();
   const Index group = problem.group();
   const Index query_blocks = block_count(problem.queries(), size);
   const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
-  const Index value_size = DirectLayout<T>::value_block_size(problem.value_dim());
+  const Index value_size = DirectScratch<T>::value_block_size(problem.value_dim());
 
   // A head's packed keys and values.
   const bool is_large = scratch.key_blocks * (key_size + value_size) * Index(sizeof(T)) > simd::second_level_bytes;
@@ -69,7 +70,7 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
 
     const auto key_block = [&](Index h, Index index) {
       const Index slot = h * scratch.key_blocks + index;
-      KeyBlock<T> block;
+      PackedKeyBlock<T> block;
       block.first = index * size;
       block.count = std::clamp<Index>(scratch.packers.key[h].length - block.first, 0, size);
       block.key = scratch.keys + slot * key_size;
@@ -95,17 +96,17 @@ void direct_attention(const Problem<T>& problem, DirectLayout<T>& scratch) {
       const Index batch = (first_head + h) / problem.key.heads();
       const Index head = (first_head + h) % problem.key.heads() * group + g;
       const RowPacker<T>& packer = scratch.packers.query[h * group + g];
-      const DirectScratch<T>& mine = scratch.threads[thread];
+      const DirectThreadScratch<T>& mine = scratch.threads[thread];
       const Index first = block * size;
       const Index rows = smaller(size, problem.queries() - first);
       const Index queries = std::clamp<Index>(packer.length - first, 0, rows);
       mine.clear_sums(problem.value_dim(), rows);
       if (queries > 0) {
         packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
-        const Index seen = block_count(problem.keys_seen(first + queries - 1, scratch.packers.key[h].length), size);
+        const Index seen = block_count(visibility.keys_of(first + queries - 1, scratch.packers.key[h].length), size);
         for (Index key = 0; key < seen; ++key)
-          serve_directly(problem, weight, mine, mine.query, queries, first + problem.offset(), key_block(h, key),
-                         is_large ? key_block(h, (key + 1) % seen) : KeyBlock<T>{});
+          add_pairs(problem, weight, mine, mine.query, queries, first, key_block(h, key),
+                    is_large ? key_block(h, (key + 1) % seen) : PackedKeyBlock<T>{});
       }
       write_rows(problem, simd::kernels<T>(), batch, head, first, rows, queries, mine.numerator, mine.normalizer,
                  mine.maximum);

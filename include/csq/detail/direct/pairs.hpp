@@ -10,7 +10,7 @@ namespace CSQ_CODE::detail {
 
 // What one thread needs to serve a block of queries.
 template <class T>
-struct DirectScratch {
+struct DirectThreadScratch {
   T* rows = nullptr;  // of one group of tokens
   double* sums = nullptr;
   T* query = nullptr;
@@ -20,17 +20,17 @@ struct DirectScratch {
   T* normalizer = nullptr;
   T* maximum = nullptr;
 
-  static DirectScratch lay_out(ScratchLayout& layout, Index key_dim, Index value_dim) {
+  static DirectThreadScratch lay_out(Arena& arena, Index key_dim, Index value_dim) {
     constexpr Index size = simd::block_tokens<T>;
-    DirectScratch scratch;
-    scratch.rows = layout.template take<T>(RowPacker<T>::scratch_group(key_dim));
-    scratch.sums = layout.template take<double>(RowPacker<T>::scratch_sums(key_dim));
-    scratch.query = layout.template take<T>(RowPacker<T>::packed_size(key_dim));
-    scratch.weights = layout.template take<T>(size * size);
-    scratch.scale = layout.template take<T>(size);
-    scratch.numerator = layout.template take<T>(size * simd::padded_columns<T>(value_dim));
-    scratch.normalizer = layout.template take<T>(size);
-    scratch.maximum = layout.template take<T>(size);
+    DirectThreadScratch scratch;
+    scratch.rows = arena.template take<T>(RowPacker<T>::scratch_group(key_dim));
+    scratch.sums = arena.template take<double>(RowPacker<T>::scratch_sums(key_dim));
+    scratch.query = arena.template take<T>(RowPacker<T>::packed_size(key_dim));
+    scratch.weights = arena.template take<T>(size * size);
+    scratch.scale = arena.template take<T>(size);
+    scratch.numerator = arena.template take<T>(size * simd::padded_columns<T>(value_dim));
+    scratch.normalizer = arena.template take<T>(size);
+    scratch.maximum = arena.template take<T>(size);
     return scratch;
   }
 
@@ -45,19 +45,19 @@ struct DirectScratch {
 
 // One packed block of keys and its values, and where it starts.
 template <class T>
-struct KeyBlock {
+struct PackedKeyBlock {
   const T* key = nullptr;
   const T* values = nullptr;
   Index first = 0;
   Index count = 0;
 };
 
-// Adds the visible part of a block of keys to a block of queries: query 0 of the block sees the keys up to
-// `offset_position` under a causal mask, one more with each next one. `next` is likely to be served after it.
+// Adds the visible part of a block of keys to a block of queries that starts at first_query. `next` is likely to be
+// served after it.
 template <class T>
-void serve_directly(const Problem<T>& problem, const simd::KernelWeight& weight, const DirectScratch<T>& scratch,
-                    const T* query, Index queries, Index offset_position, const KeyBlock<T>& keys,
-                    const KeyBlock<T>& next = {}) {
+void add_pairs(const Problem<T>& problem, const simd::KernelWeight& weight, const DirectThreadScratch<T>& scratch,
+               const T* query, Index queries, Index first_query, const PackedKeyBlock<T>& keys,
+               const PackedKeyBlock<T>& next = {}) {
   simd::DirectBlock<T> block;
   block.query = query;
   block.key = keys.key;
@@ -66,7 +66,7 @@ void serve_directly(const Problem<T>& problem, const simd::KernelWeight& weight,
   block.keys = keys.count;
   block.dim = problem.key_dim();
   block.value_stride = simd::padded_columns<T>(problem.value_dim());
-  block.diagonal = problem.causal ? offset_position + 1 - keys.first : keys.count;
+  block.diagonal = problem.visibility().diagonal(first_query, keys.first, keys.count);
   block.weight = weight;
   block.weights = scratch.weights;
   block.scale = scratch.scale;
@@ -77,13 +77,13 @@ void serve_directly(const Problem<T>& problem, const simd::KernelWeight& weight,
     block.upcoming.add(next.key, RowPacker<T>::packed_size(block.dim));
     block.upcoming.add(next.values, next.count * block.value_stride);
   }
-  if (keys.count > 0 && block.diagonal + queries > 1) simd::kernels<T>().direct(block);
+  if (problem.visibility().any(first_query, queries, keys.first, keys.count)) simd::kernels<T>().direct(block);
 }
 
 // Packs `count` keys and values of one key head.
 template <class T>
 void pack_keys(const Problem<T>& problem, const RowPacker<T>& packer, Index batch, Index key_head, Index first,
-               Index count, const DirectScratch<T>& scratch, T* key, T* values) {
+               Index count, const DirectThreadScratch<T>& scratch, T* key, T* values) {
   packer.pack_only(first, count, scratch.rows, scratch.sums, key);
   const Head<const T> value = problem.value.head(batch, key_head);
   simd::kernels<T>().pack_values(rows_of(value, first, count), simd::padded_columns<T>(value.dim), values);

@@ -12,14 +12,14 @@
 // of blocks.
 #pragma once
 
-#include "csq/detail/factored/backward_layout.hpp"
+#include "csq/detail/factored/backward_scratch.hpp"
 
 namespace CSQ_CODE::detail {
 
 template <class T>
 class FactoredBackwardRun {
  public:
-  FactoredBackwardRun(const BackwardProblem<T>& problem, const FactoredBackwardLayout<T>& scratch, Index first_head,
+  FactoredBackwardRun(const BackwardProblem<T>& problem, const FactoredBackwardScratch<T>& scratch, Index first_head,
                       Index heads)
       : problem_(problem),
         p_(problem.forward),
@@ -61,19 +61,20 @@ class FactoredBackwardRun {
   // Real rows of a chunk of queries: under a mask those at the chunk's positions.
   Rows queries_in(Index h, Index chunk) const {
     const Index length = scratch_.packers.query[h * group_].length;
-    const Index start = chunk * scratch_.chunk - (p_.causal ? p_.offset() : 0);
-    const Index first = std::clamp<Index>(start, 0, length);
-    return {first, std::clamp<Index>(start + scratch_.chunk, 0, length) - first};
+    const Index start = chunk * scratch_.chunk, end = start + scratch_.chunk;
+    if (!p_.causal) return {smaller(start, length), smaller(end, length) - smaller(start, length)};
+    const Index first = p_.visibility().first_query_at(start, length);
+    return {first, p_.visibility().first_query_at(end, length) - first};
   }
-  KeyValueBlock<T> key_block(Index h, Index slot) const {
-    const Index block_size = KeyValueBlock<T>::size(p_.key_dim(), p_.value_dim(), true);
-    return KeyValueBlock<T>::at(scratch_.keys + (h * scratch_.superblock + slot) * block_size, p_.key_dim(),
-                                p_.value_dim(), true);
+  BackwardKeyBlock<T> key_block(Index h, Index slot) const {
+    const Index block_size = BackwardKeyBlock<T>::size(p_.key_dim(), p_.value_dim(), true);
+    return BackwardKeyBlock<T>::at(scratch_.keys + (h * scratch_.superblock + slot) * block_size, p_.key_dim(),
+                                   p_.value_dim(), true);
   }
-  QueryBlock<T> query_block(Index h, Index g, Index slot) const {
-    const Index block_size = QueryBlock<T>::size(p_.key_dim(), p_.value_dim());
-    return QueryBlock<T>::at(scratch_.queries + ((h * group_ + g) * scratch_.superblock + slot) * block_size,
-                             p_.key_dim(), p_.value_dim());
+  BackwardQueryBlock<T> query_block(Index h, Index g, Index slot) const {
+    const Index block_size = BackwardQueryBlock<T>::size(p_.key_dim(), p_.value_dim());
+    return BackwardQueryBlock<T>::at(scratch_.queries + ((h * group_ + g) * scratch_.superblock + slot) * block_size,
+                                     p_.key_dim(), p_.value_dim());
   }
   PulledBack<T> partial(Index h, Index slice, Index g, Index slot) const {
     const Index index = ((h * scratch_.slices + slice) * group_ + g) * scratch_.superblock + slot;
@@ -246,7 +247,7 @@ class FactoredBackwardRun {
 
   void absorb_keys(Index h, Index slice, Index chunk, Index slot, int thread) const {
     const Rows rows = keys_in(h, chunk);
-    const KeyValueBlock<T> key = key_block(h, slot);
+    const BackwardKeyBlock<T> key = key_block(h, slot);
     if (rows.count > 0)
       summary(h, slice).absorb(key.packed, key.value_rows, key.packed + p_.key_dim() * size, rows.count, panel(thread));
   }
@@ -254,7 +255,7 @@ class FactoredBackwardRun {
     const Rows rows = queries_in(h, chunk);
     if (rows.count == 0) return;
     for (Index g = 0; g < group_; ++g) {
-      const QueryBlock<T> query = query_block(h, g, slot);
+      const BackwardQueryBlock<T> query = query_block(h, g, slot);
       summary_gradient(h, slice).absorb(query.packed, query.gradient_rows,
                                         query.gradient_packed + p_.value_dim() * size, rows.count, panel(thread));
     }
@@ -265,12 +266,12 @@ class FactoredBackwardRun {
   }
   void pull_back_queries(Index h, Index slice, Index g, Index chunk, Index slot, int thread,
                          const PulledBack<T>& result) const {
-    const QueryBlock<T> query = query_block(h, g, slot);
+    const BackwardQueryBlock<T> query = query_block(h, g, slot);
     summary(h, slice).pull_back(coefficients_, query.packed, query.gradient_packed, queries_in(h, chunk).count,
                                 p_.value_dim(), panel(thread), summary_panel(thread), result.lanes, result.shift);
   }
   void pull_back_keys(Index h, Index slice, Index chunk, Index slot, int thread, const PulledBack<T>& result) const {
-    const KeyValueBlock<T> key = key_block(h, slot);
+    const BackwardKeyBlock<T> key = key_block(h, slot);
     const Index count = keys_in(h, chunk).count;
     const SummarySlice<T> gradient = summary_gradient(h, slice);
     gradient.pull_back(coefficients_, key.packed, key.value_packed, count, p_.value_dim(), panel(thread),
@@ -304,7 +305,7 @@ class FactoredBackwardRun {
   void add_pairs_of_chunk(Index h, Index g, Index chunk, Index slot, int thread) const {
     const Rows queries = queries_in(h, chunk), keys = keys_in(h, chunk);
     if (keys.count == 0) return;
-    const BackwardScratch<T>& mine = scratch_.threads[thread];
+    const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
     auto pairs = backward_pairs(problem_, weight_, query_block(h, g, slot), queries.first, queries.count,
                                 key_block(h, slot), keys.first, keys.count);
     pairs.weights = mine.weights;
@@ -327,7 +328,7 @@ class FactoredBackwardRun {
   void write_all() const {
     parallel_for(heads_ * (group_ + 1), p_.threads, [&](Index task, int thread) {
       const Index h = task / (group_ + 1), g = task % (group_ + 1);
-      const BackwardScratch<T>& mine = scratch_.threads[thread];
+      const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
       if (g < group_) {
         write_input_gradient(scratch_.packers.query[h * group_ + g], query_gradient_factor(p_), query_gradient(h, g, 0),
                              mine.sums, mine.packed, mine.copy,
@@ -344,14 +345,14 @@ class FactoredBackwardRun {
 
   const BackwardProblem<T>& problem_;
   const Problem<T>& p_;
-  const FactoredBackwardLayout<T>& scratch_;
+  const FactoredBackwardScratch<T>& scratch_;
   simd::KernelWeight weight_;
   Quadratic coefficients_;
   Index first_head_, heads_, group_;
 };
 
 template <class T>
-void factored_attention_backward(const BackwardProblem<T>& problem, FactoredBackwardLayout<T>& scratch) {
+void factored_attention_backward(const BackwardProblem<T>& problem, FactoredBackwardScratch<T>& scratch) {
   double shift = 0;
   for (Index first = 0; first < problem.forward.key_heads(); first += scratch.heads) {
     const Index heads = smaller(scratch.heads, problem.forward.key_heads() - first);

@@ -12,7 +12,7 @@
 // Memory: the summary, D·(dᵥ+1), for each key head in flight, and a superblock of packed tokens and partial rows.
 #pragma once
 
-#include "csq/detail/factored/forward_layout.hpp"
+#include "csq/detail/factored/forward_scratch.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -20,7 +20,7 @@ namespace CSQ_CODE::detail {
 template <class T>
 class FactoredRun {
  public:
-  FactoredRun(const Problem<T>& problem, const FactoredLayout<T>& scratch, Index first_head, Index heads)
+  FactoredRun(const Problem<T>& problem, const FactoredScratch<T>& scratch, Index first_head, Index heads)
       : problem_(problem),
         scratch_(scratch),
         weight_(kernel_weight(problem.weight)),
@@ -78,8 +78,9 @@ class FactoredRun {
   // The row of ones of a packed block, zero past its tokens.
   const T* ones_of(const T* packed) const { return packed + problem_.key_dim() * simd::block_tokens<T>; }
   Rows rows_in(Index h, Index chunk) const {
-    const Index first = std::clamp<Index>(chunk * chunk_size() - problem_.offset(), 0, problem_.queries());
-    const Index last = std::clamp<Index>((chunk + 1) * chunk_size() - problem_.offset(), 0, problem_.queries());
+    const Visibility visibility = problem_.visibility();
+    const Index first = visibility.first_query_at(chunk * chunk_size(), problem_.queries());
+    const Index last = visibility.first_query_at((chunk + 1) * chunk_size(), problem_.queries());
     const Index real = std::clamp<Index>(scratch_.packers.query[h * group_].length - first, 0, last - first);
     return {first, last - first, real};
   }
@@ -114,17 +115,17 @@ class FactoredRun {
     return scratch_.partial_normalizer + partial_index(h, slice, g, slot) * simd::block_tokens<T>;
   }
 
-  void write(Index h, Index g, const Rows& rows, const DirectScratch<T>& mine) const {
+  void write(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& mine) const {
     write_rows(problem_, simd::kernels<T>(), batch(h), key_head(h) * group_ + g, rows.first, rows.count, rows.real,
                mine.numerator, mine.normalizer, mine.maximum);
   }
 
   // More queries than keys: the first rows stand before the first key and see nothing.
   void blank_rows() const {
-    const Index blank = std::clamp<Index>(-problem_.offset(), 0, problem_.queries());
+    const Index blank = problem_.visibility().blind_queries();
     const Index blocks = block_count(blank, simd::block_tokens<T>);
     parallel_for(heads_ * group_ * blocks, problem_.threads, [&](Index task, int thread) {
-      const DirectScratch<T>& mine = scratch_.threads[thread];
+      const DirectThreadScratch<T>& mine = scratch_.threads[thread];
       const Index first = task % blocks * simd::block_tokens<T>;
       const Index count = smaller(simd::block_tokens<T>, blank - first);
       mine.clear_sums(problem_.value_dim(), count);
@@ -145,7 +146,7 @@ class FactoredRun {
       const Index h = task % (heads_ * group_) / group_, g = task % group_;
       const Rows rows = rows_in(h, chunk);
       if (rows.count == 0) return;
-      const DirectScratch<T>& mine = scratch_.threads[thread];
+      const DirectThreadScratch<T>& mine = scratch_.threads[thread];
       mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
         scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
@@ -157,14 +158,14 @@ class FactoredRun {
 
   // The pairs of a block of rows with the stored chunks [first, last]; slot 0 of the store holds chunk `base`.
   void serve_stored(Index h, Index base, Index first, Index last, const T* query, const Rows& rows,
-                    const DirectScratch<T>& mine) const {
-    const auto stored = [&](Index chunk) -> KeyBlock<T> {
+                    const DirectThreadScratch<T>& mine) const {
+    const auto stored = [&](Index chunk) -> PackedKeyBlock<T> {
       return {stored_keys_at(h, chunk - base), stored_values_at(h, chunk - base), chunk * chunk_size(),
               keys_in(h, chunk)};
     };
     for (Index chunk = first; chunk <= last; ++chunk)
-      serve_directly(problem_, weight_, mine, query, rows.real, rows.first + problem_.offset(), stored(chunk),
-                     stored(chunk < last ? chunk + 1 : first));
+      add_pairs(problem_, weight_, mine, query, rows.real, rows.first, stored(chunk),
+                stored(chunk < last ? chunk + 1 : first));
   }
 
   bool is_kept(Index chunk) const { return chunk >= scratch_.plan.first_kept; }
@@ -188,7 +189,7 @@ class FactoredRun {
       const Index h = task / (group_ * count), g = task / count % group_, slot = task % count, chunk = first + slot;
       const Rows rows = rows_in(h, chunk);
       if (!is_read(chunk) || rows.real == 0) return;
-      const DirectScratch<T>& mine = scratch_.threads[thread];
+      const DirectThreadScratch<T>& mine = scratch_.threads[thread];
       scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums,
                                                        queries_at(h, g, slot));
     });
@@ -225,7 +226,7 @@ class FactoredRun {
       const Index h = task / (group_ * count), g = task / count % group_, slot = task % count, chunk = first + slot;
       const Rows rows = rows_in(h, chunk);
       if (!is_read(chunk) || rows.count == 0) return;
-      DirectScratch<T> mine = scratch_.threads[thread];
+      DirectThreadScratch<T> mine = scratch_.threads[thread];
       if (rows.real > 0) {
         mine.numerator = partial_at(h, 0, g, slot);
         mine.normalizer = partial_normalizer_at(h, 0, g, slot);
@@ -239,8 +240,8 @@ class FactoredRun {
           serve_stored(h, scratch_.plan.first_kept, scratch_.plan.first_kept, chunk, queries_at(h, g, slot), rows,
                        mine);
         else
-          serve_directly(problem_, weight_, mine, queries_at(h, g, slot), rows.real, rows.first + problem_.offset(),
-                         {keys_at(h, slot), values_at(h, slot), chunk * chunk_size(), keys_in(h, chunk)});
+          add_pairs(problem_, weight_, mine, queries_at(h, g, slot), rows.real, rows.first,
+                    {keys_at(h, slot), values_at(h, slot), chunk * chunk_size(), keys_in(h, chunk)});
       }
       write(h, g, rows, mine);
     });
@@ -255,7 +256,7 @@ class FactoredRun {
       const Index first = task % blocks * chunk_size();
       const Index count = smaller(chunk_size(), problem_.queries() - first);
       const Rows rows{first, count, std::clamp<Index>(packer.length - first, 0, count)};
-      const DirectScratch<T>& mine = scratch_.threads[thread];
+      const DirectThreadScratch<T>& mine = scratch_.threads[thread];
       mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
         packer.pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
@@ -268,14 +269,14 @@ class FactoredRun {
   }
 
   const Problem<T>& problem_;
-  const FactoredLayout<T>& scratch_;
+  const FactoredScratch<T>& scratch_;
   simd::KernelWeight weight_;
   Quadratic coefficients_;
   Index first_head_, heads_, group_;
 };
 
 template <class T>
-void factored_attention(const Problem<T>& problem, FactoredLayout<T>& scratch) {
+void factored_attention(const Problem<T>& problem, FactoredScratch<T>& scratch) {
   KeptSummary* kept = problem.causal ? nullptr : problem.summary;
   if (kept != nullptr) kept->reserve(kept_sizes(problem, scratch.whole(0)));
   for (Index first = 0; first < problem.key_heads(); first += scratch.heads) {

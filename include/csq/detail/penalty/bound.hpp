@@ -28,7 +28,7 @@ double count_visible_pairs(const Problem<T>& problem) {
   double pairs = 0;
   for (Index b = 0; b < problem.query.batch(); ++b)
     for (Index i = 0; i < problem.real_queries(b); ++i)
-      pairs += static_cast<double>(problem.keys_seen(i, problem.visible_keys(b)));
+      pairs += static_cast<double>(problem.visibility().keys_of(i, problem.visible_keys(b)));
   return pairs * static_cast<double>(problem.query.heads());
 }
 
@@ -37,10 +37,10 @@ template <class T>
 BoundValue bound_statistics(const Problem<T>& problem, double radius, double pairs) {
   constexpr Index size = simd::block_tokens<T>;
   Workspace workspace;
-  ScratchLayout counter;
-  DirectLayout<T>::lay_out(counter, problem);
-  ScratchLayout layout(workspace.reserve(counter.bytes()));
-  DirectLayout<T> scratch = DirectLayout<T>::lay_out(layout, problem);
+  Arena counter;
+  DirectScratch<T>::lay_out(counter, problem);
+  Arena arena(workspace.reserve(counter.bytes()));
+  DirectScratch<T> scratch = DirectScratch<T>::lay_out(arena, problem);
   const Index group = problem.group();
   const Index query_blocks = block_count(problem.queries(), size);
   const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
@@ -52,7 +52,7 @@ BoundValue bound_statistics(const Problem<T>& problem, double radius, double pai
       const RowPacker<T>& packer = scratch.packers.key[task / scratch.key_blocks];
       const Index first = task % scratch.key_blocks * size;
       const Index count = smaller(size, packer.length - first);
-      const DirectScratch<T>& mine = scratch.threads[thread];
+      const DirectThreadScratch<T>& mine = scratch.threads[thread];
       if (count > 0) packer.pack_only(first, count, mine.rows, mine.sums, scratch.keys + task * key_size);
     });
     std::vector<BoundValue> parts(static_cast<std::size_t>(heads * group * query_blocks));
@@ -60,22 +60,21 @@ BoundValue bound_statistics(const Problem<T>& problem, double radius, double pai
       const Index head = task / query_blocks, h = head / group;
       const Index first = task % query_blocks * size;
       const RowPacker<T>& packer = scratch.packers.query[head];
-      const DirectScratch<T>& mine = scratch.threads[thread];
+      const DirectThreadScratch<T>& mine = scratch.threads[thread];
       const Index queries = smaller(size, packer.length - first);
       if (queries <= 0) return;
       packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
       BoundValue& part = parts[static_cast<std::size_t>(task)];
       for (Index key = 0; key < scratch.key_blocks; ++key) {
         const Index keys = smaller(size, scratch.packers.key[h].length - key * size);
-        const Index diagonal = problem.causal ? first + problem.offset() + 1 - key * size : keys;
-        if (keys <= 0 || diagonal + queries <= 1) continue;
+        if (!problem.visibility().any(first, queries, key * size, keys)) continue;
         simd::ScoreStatistics<T> block;
         block.query = mine.query;
         block.key = scratch.keys + (h * scratch.key_blocks + key) * key_size;
         block.queries = queries;
         block.keys = keys;
         block.dim = problem.key_dim();
-        block.diagonal = diagonal;
+        block.diagonal = problem.visibility().diagonal(first, key * size, keys);
         block.radius = radius;
         block.scores = mine.weights;
         block.excess = &part.value;
@@ -123,8 +122,8 @@ BoundValue bound_penalty(const Heads<const T>& q, const Heads<const T>& k, const
       {query_gradient.data(), q.shape}, {key_gradient.data(), k.shape}, {unused.data(), p.value.shape}};
   Workspace local;
   Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
-  ScratchLayout layout(workspace.reserve(backward_scratch_bytes(problem, Method::direct)));
-  auto scratch = DirectBackwardLayout<T>::lay_out(layout, problem);
+  Arena arena(workspace.reserve(backward_scratch_bytes(problem, Method::direct)));
+  auto scratch = DirectBackwardScratch<T>::lay_out(arena, problem);
   direct_attention_backward(problem, scratch);
   add_scaled(query_gradient, weight / pairs, dq);
   add_scaled(key_gradient, weight / pairs, dk);

@@ -40,11 +40,11 @@ double rank_penalty(const Heads<const T>& x, const Heads<T>& dx, double ridge, d
   const Heads<T> target(gradient.data(), x.shape);
   std::vector<double> values(static_cast<std::size_t>(heads));
 
-  ScratchLayout counter;
+  Arena counter;
   Packers<T>::lay_out(counter, problem, heads);
   Workspace workspace;
-  ScratchLayout layout(workspace.reserve(counter.bytes()));
-  Packers<T> packers = Packers<T>::lay_out(layout, problem, heads);
+  Arena arena(workspace.reserve(counter.bytes()));
+  Packers<T> packers = Packers<T>::lay_out(arena, problem, heads);
   packers.bind(problem, 0, heads);
   parallel_for(heads, problem.threads, [&](Index h, int) {
     const RowPacker<T>& packer = packers.key[h];

@@ -34,11 +34,11 @@ BoundValue sampled_bound_penalty(const Heads<const T>& q, const Heads<const T>& 
   const Heads<T> query_target(query_gradient.data(), q.shape), key_target(key_gradient.data(), k.shape);
 
   // A key head with its group at a time, each by one thread: samples scatter into the gradients of its keys.
-  ScratchLayout counter;
+  Arena counter;
   Packers<T>::lay_out(counter, problem, problem.key_heads());
   Workspace workspace;
-  ScratchLayout layout(workspace.reserve(counter.bytes()));
-  Packers<T> packers = Packers<T>::lay_out(layout, problem, problem.key_heads());
+  Arena arena(workspace.reserve(counter.bytes()));
+  Packers<T> packers = Packers<T>::lay_out(arena, problem, problem.key_heads());
   packers.bind(problem, 0, problem.key_heads());
   parallel_for(problem.key_heads(), problem.threads, [&](Index h, int) {
     const Index batch = h / problem.key.heads(), key_head = h % problem.key.heads();
@@ -54,7 +54,7 @@ BoundValue sampled_bound_penalty(const Heads<const T>& q, const Heads<const T>& 
       centered_rows(packer, queries.data(), packed.data(), sums.data());
       std::fill(dqueries.begin(), dqueries.end(), T(0));
       for (Index i = 0; i < packer.length; ++i) {
-        const Index seen = problem.keys_seen(i, packers.key[h].length);
+        const Index seen = problem.visibility().keys_of(i, packers.key[h].length);
         const T* query = queries.data() + i * stride;
         const double share = static_cast<double>(seen) / (pairs * static_cast<double>(samples));
         for (Index s = 0; s < samples && seen > 0; ++s) {

@@ -182,7 +182,7 @@ struct DirectBlock {
 // The same for a few queries and keys in rows, not packed: the numerator, normaliser and maximum are those of one
 // query. Keys are in lanes, so that nothing is computed for queries that are not there.
 template <class T>
-struct FewQueriesBlock {
+struct OneQueryBlock {
   const T* query = nullptr;  // one row, zero past the dimension
   const T* key = nullptr;    // rows, contiguous, dim a multiple of 64 bytes
   Index key_stride = 0;
@@ -210,14 +210,13 @@ struct DivideRows {
 
 template <class T>
 struct KernelSet {
-  const char* name;
   void (*add_rows)(const Source<T>& source, double* sum);  // sum[a] += Σ_t x_ta in double
   void (*pack)(const PackBlock<T>& block);
   void (*pack_values)(const Source<T>& source, Index value_stride, T* values);
   void (*absorb)(const AbsorbBlock<T>& block);
   void (*read)(const ReadBlock<T>& block);
   void (*direct)(const DirectBlock<T>& block);
-  void (*few_queries)(const FewQueriesBlock<T>& block);
+  void (*one_query)(const OneQueryBlock<T>& block);
   void (*divide)(const DivideRows<T>& rows);
   void (*add)(Index count, const T* from, T* to);  // to += from, whole cache lines
 };

@@ -1,4 +1,7 @@
-// Chooses the kernels once, at run time: the widest set that the processor has, or the one that CSQ_SIMD names.
+// The sets of kernels, best first, and the choice between them: once, at run time, the first that the processor has, or
+// the one that CSQ_SIMD names.
+//
+// A new set is one file in target/ and one line in Targets; docs/ARCHITECTURE.md says what the file holds.
 #pragma once
 
 #include <cstdlib>
@@ -11,56 +14,59 @@
 
 namespace CSQ_CODE::detail::simd {
 
-enum class InstructionSet { portable, avx2, avx512 };
+// A type for each set, so that a program compiles only the passes and scalars that it uses.
+template <class... Each>
+struct TargetList {
+  static constexpr std::size_t count = sizeof...(Each);
+  static constexpr const char* names[] = {Each::name...};
+  static constexpr bool (*is_supported[])() = {Each::is_supported...};
+  template <class T>
+  static constexpr const KernelSet<T>* forward[] = {Each::template forward<T>...};
+  template <class T>
+  static constexpr const BackwardKernelSet<T>* backward[] = {Each::template backward<T>...};
+};
 
-inline bool processor_has(InstructionSet set) {
+using Targets = TargetList<
 #if defined(__x86_64__)
-  if (set == InstructionSet::avx512)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
-  if (set == InstructionSet::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    avx512::Target, avx2::Target,
 #endif
-  return set == InstructionSet::portable;
+    portable::Target>;
+
+inline bool processor_has(std::size_t target) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();  // a call may come before the constructor that does this
+#endif
+  return Targets::is_supported[target]();
 }
 
-// Reads CSQ_SIMD = portable | avx2 | avx512 from the environment, once.
-inline InstructionSet choose_instruction_set() {
+// Reads CSQ_SIMD from the environment.
+inline std::size_t choose_target() {
   const char* forced = std::getenv("CSQ_SIMD");
-  if (forced == nullptr || *forced == '\0') {
-    if (processor_has(InstructionSet::avx512)) return InstructionSet::avx512;
-    return processor_has(InstructionSet::avx2) ? InstructionSet::avx2 : InstructionSet::portable;
+  const bool is_forced = forced != nullptr && *forced != '\0';
+  for (std::size_t target = 0; target < Targets::count; ++target) {
+    if (!is_forced && processor_has(target)) return target;
+    if (is_forced && std::string_view(forced) == Targets::names[target]) {
+      require(processor_has(target), "CSQ_SIMD is '", forced, "' but this processor does not have it");
+      return target;
+    }
   }
-  const std::string_view name = forced;
-  const InstructionSet set = name == "avx512" ? InstructionSet::avx512
-                             : name == "avx2" ? InstructionSet::avx2
-                                              : InstructionSet::portable;
-  require(set != InstructionSet::portable || name == "portable", "CSQ_SIMD is '", name,
-          "' but must be portable, avx2 or avx512");
-  require(processor_has(set), "CSQ_SIMD is '", name, "' but this processor does not have it");
-  return set;
+  std::string names;
+  for (const char* name : Targets::names) names += std::string(names.empty() ? "" : ", ") + name;
+  refuse("CSQ_SIMD is '", forced, "' but must be one of ", std::string_view(names));
 }
 
-inline InstructionSet instruction_set() {
-  static const InstructionSet chosen = choose_instruction_set();
+inline std::size_t chosen_target() {
+  static const std::size_t chosen = choose_target();
   return chosen;
 }
 
 template <class T>
 const KernelSet<T>& kernels() {
-#if defined(__x86_64__)
-  if (instruction_set() == InstructionSet::avx512) return avx512::kernel_set<T>;
-  if (instruction_set() == InstructionSet::avx2) return avx2::kernel_set<T>;
-#endif
-  return portable::kernel_set<T>;
+  return *Targets::forward<T>[chosen_target()];
 }
-
 template <class T>
 const BackwardKernelSet<T>& backward_kernels() {
-#if defined(__x86_64__)
-  if (instruction_set() == InstructionSet::avx512) return avx512::backward_kernel_set<T>;
-  if (instruction_set() == InstructionSet::avx2) return avx2::backward_kernel_set<T>;
-#endif
-  return portable::backward_kernel_set<T>;
+  return *Targets::backward<T>[chosen_target()];
 }
 
 }  // namespace CSQ_CODE::detail::simd

@@ -11,14 +11,14 @@
 #include "csq/detail/simd/kernel/pack.inl"
 #include "csq/detail/simd/kernel/features.inl"
 #include "csq/detail/simd/kernel/direct.inl"
-#include "csq/detail/simd/kernel/few_queries.inl"
+#include "csq/detail/simd/kernel/one_query.inl"
 #include "csq/detail/simd/kernel/direct_backward.inl"
 #include "csq/detail/simd/kernel/pull_back.inl"
 // clang-format on
 
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
-    set_name, add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, few_queries<T>, divide<T>, add<T>,
+    add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, one_query<T>, divide<T>, add<T>,
 };
 
 template <class T>

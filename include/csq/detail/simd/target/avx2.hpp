@@ -19,7 +19,6 @@
 
 namespace CSQ_CODE::detail::simd::avx2 {
 
-inline constexpr char set_name[] = "avx2";
 inline constexpr int vector_bytes = 32;
 inline constexpr int accumulator_vectors = 12;
 inline constexpr bool fused_products = true;
@@ -36,5 +35,19 @@ inline constexpr Index read_panel = 96;
 #else
 #pragma GCC pop_options
 #endif
+
+namespace CSQ_CODE::detail::simd::avx2 {
+
+// Outside the region: asked before it is known what the processor has.
+struct Target {
+  static constexpr const char* name = "avx2";
+  static bool is_supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+  template <class T>
+  static constexpr const KernelSet<T>* forward = &kernel_set<T>;
+  template <class T>
+  static constexpr const BackwardKernelSet<T>* backward = &backward_kernel_set<T>;
+};
+
+}  // namespace CSQ_CODE::detail::simd::avx2
 
 #endif  // __x86_64__

@@ -20,7 +20,6 @@
 
 namespace CSQ_CODE::detail::simd::avx512 {
 
-inline constexpr char set_name[] = "avx512";
 inline constexpr int vector_bytes = 64;
 inline constexpr int accumulator_vectors = 24;
 inline constexpr bool fused_products = true;
@@ -37,5 +36,23 @@ inline constexpr Index read_panel = 96;
 #else
 #pragma GCC pop_options
 #endif
+
+namespace CSQ_CODE::detail::simd::avx512 {
+
+// Outside the region: asked before it is known what the processor has.
+struct Target {
+  static constexpr const char* name = "avx512";
+  // F, BW, DQ and VL, as every server core has them since Skylake.
+  static bool is_supported() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+  }
+  template <class T>
+  static constexpr const KernelSet<T>* forward = &kernel_set<T>;
+  template <class T>
+  static constexpr const BackwardKernelSet<T>* backward = &backward_kernel_set<T>;
+};
+
+}  // namespace CSQ_CODE::detail::simd::avx512
 
 #endif  // __x86_64__

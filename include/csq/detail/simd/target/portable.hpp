@@ -16,7 +16,6 @@
 
 namespace CSQ_CODE::detail::simd::portable {
 
-inline constexpr char set_name[] = "portable";
 inline constexpr int vector_bytes = 16;
 inline constexpr int accumulator_vectors = 12;
 inline constexpr bool fused_products = false;
@@ -33,3 +32,16 @@ inline constexpr Index read_panel = 96;
 #elif defined(__x86_64__)
 #pragma GCC pop_options
 #endif
+
+namespace CSQ_CODE::detail::simd::portable {
+
+struct Target {
+  static constexpr const char* name = "portable";
+  static bool is_supported() { return true; }
+  template <class T>
+  static constexpr const KernelSet<T>* forward = &kernel_set<T>;
+  template <class T>
+  static constexpr const BackwardKernelSet<T>* backward = &backward_kernel_set<T>;
+};
+
+}  // namespace CSQ_CODE::detail::simd::portable

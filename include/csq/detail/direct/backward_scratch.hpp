@@ -2,38 +2,38 @@
 // a head are dealt out at a time.
 #pragma once
 
-#include "csq/detail/block/backward_scratch.hpp"
+#include "csq/detail/block/backward_thread_scratch.hpp"
 
 namespace CSQ_CODE::detail {
 
 template <class T>
-struct DirectBackwardLayout {
+struct DirectBackwardScratch {
   Index heads = 1;  // key heads in flight
   // Key blocks of a head side by side, each with its own terms of ∂q; 0: one after another, added at once.
   Index beside = 0;
   Index query_blocks = 0, key_blocks = 0;
   Packers<T> packers;
-  T* queries = nullptr;         // [heads][group][query_blocks] QueryBlock
-  T* keys = nullptr;            // [threads] KeyValueBlock
+  T* queries = nullptr;         // [heads][group][query_blocks] BackwardQueryBlock
+  T* keys = nullptr;            // [threads] BackwardKeyBlock
   T* query_gradient = nullptr;  // [heads][group][query_blocks][B][padded d]
   T* query_terms = nullptr;     // [heads][beside][group][query_blocks][B][padded d]
   T* key_gradient = nullptr;    // [heads][key_blocks][B][padded d], unless they leave at once
   double* slope_sum = nullptr;  // [all key heads][key_blocks]
-  BackwardScratch<T>* threads = nullptr;
+  BackwardThreadScratch<T>* threads = nullptr;
 
   // ∂q and ∂k are those of the packed rows, but for a factor.
   static bool leaves_at_once(const Problem<T>& problem) {
     return problem.centering == Centering::none && problem.weight.kind != Weight::Kind::feature_product;
   }
 
-  static DirectBackwardLayout lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem) {
+  static DirectBackwardScratch lay_out(Arena& arena, const BackwardProblem<T>& problem) {
     constexpr Index size = simd::block_tokens<T>;
     constexpr Index terms_bytes = Index{64} << 20;  // of all blocks side by side
     constexpr Index many_heads = 8;  // a thread: what their last round leaves idle is not worth the terms
     constexpr Index tasks_per_thread = 2;
     constexpr Index fewest_tasks = 16;
     const Problem<T>& p = problem.forward;
-    DirectBackwardLayout result;
+    DirectBackwardScratch result;
     result.query_blocks = block_count(p.queries(), size);
     result.key_blocks = block_count(p.keys(), size);
     const Index groups_of_heads = block_count(p.key_heads(), p.threads);
@@ -42,23 +42,25 @@ struct DirectBackwardLayout {
     const Index query_count = blocks(result.heads * p.group(), result.query_blocks);
     const Index key_count = blocks(result.heads, result.key_blocks);
     const Index rows = RowPacker<T>::scratch_rows(p.key_dim());
-    result.packers = Packers<T>::lay_out(layout, p, result.heads);
-    result.queries = layout.template take<T>(blocks(query_count, QueryBlock<T>::size(p.key_dim(), p.value_dim())));
-    result.keys = layout.template take<T>(blocks(p.threads, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), false)));
+    result.packers = Packers<T>::lay_out(arena, p, result.heads);
+    result.queries =
+        arena.template take<T>(blocks(query_count, BackwardQueryBlock<T>::size(p.key_dim(), p.value_dim())));
+    result.keys =
+        arena.template take<T>(blocks(p.threads, BackwardKeyBlock<T>::size(p.key_dim(), p.value_dim(), false)));
     if (p.key_heads() % p.threads != 0 && p.key_heads() < many_heads * p.threads) {
       const Index bytes = blocks(blocks(query_count, rows), Index(sizeof(T)));
       const Index fitting = larger<Index>(2, terms_bytes / larger<Index>(bytes, 1));
       const Index wanted = block_count(larger(tasks_per_thread * p.threads, fewest_tasks), result.heads);
       result.beside = smaller(result.key_blocks, smaller(fitting, wanted));
     }
-    result.query_gradient = layout.template take<T>(blocks(query_count, rows));
-    result.query_terms = layout.template take<T>(blocks(blocks(query_count, result.beside), rows));
-    if (!leaves_at_once(p)) result.key_gradient = layout.template take<T>(blocks(key_count, rows));
-    result.slope_sum = layout.template take<double>(blocks(p.key_heads(), result.key_blocks));
-    result.threads = layout.template take<BackwardScratch<T>>(p.threads);
+    result.query_gradient = arena.template take<T>(blocks(query_count, rows));
+    result.query_terms = arena.template take<T>(blocks(blocks(query_count, result.beside), rows));
+    if (!leaves_at_once(p)) result.key_gradient = arena.template take<T>(blocks(key_count, rows));
+    result.slope_sum = arena.template take<double>(blocks(p.key_heads(), result.key_blocks));
+    result.threads = arena.template take<BackwardThreadScratch<T>>(p.threads);
     const bool counting = result.threads == nullptr;
     for (int thread = 0; thread < p.threads; ++thread) {
-      const auto scratch = BackwardScratch<T>::lay_out(layout, p.key_dim(), p.value_dim());
+      const auto scratch = BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim());
       if (!counting) result.threads[thread] = scratch;
     }
     return result;

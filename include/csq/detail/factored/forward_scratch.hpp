@@ -8,7 +8,7 @@
 namespace CSQ_CODE::detail {
 
 template <class T>
-struct FactoredLayout {
+struct FactoredScratch {
   ScanPlan plan;
   simd::FeatureMap map;
   Index features = 0;
@@ -31,7 +31,7 @@ struct FactoredLayout {
   T* stored_keys = nullptr;  // [heads][stored][packed]
   T* stored_values = nullptr;
   T** panels = nullptr;  // [threads]
-  DirectScratch<T>* threads = nullptr;
+  DirectThreadScratch<T>* threads = nullptr;
 
   Index packed_size(const Problem<T>& problem) const { return RowPacker<T>::packed_size(problem.key_dim()); }
   Index value_block_size() const { return plan.chunk * value_stride; }
@@ -62,23 +62,22 @@ struct FactoredLayout {
             normalizer + head * features};
   }
 
-  static FactoredLayout lay_out(ScratchLayout& layout, const Problem<T>& problem);
+  static FactoredScratch lay_out(Arena& arena, const Problem<T>& problem);
 };
 
 template <class T>
-FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Problem<T>& problem) {
+FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& problem) {
   constexpr Index size = simd::block_tokens<T>;
   constexpr Index superblock_tokens = 2048;
   constexpr Index partial_bytes = Index{4} << 20;
   constexpr Index wanted_tasks = 16;     // slices times key heads, at least
   constexpr Index smallest_slice = 128;  // features
 
-  FactoredLayout result;
+  FactoredScratch result;
   result.map = feature_map(problem.weight, problem.key_dim());
   result.features = result.map.size();
   result.value_stride = simd::padded_columns<T>(problem.value_dim());
-  const Shape shape{problem.queries(),   problem.keys(),        problem.key_dim(),   problem.value_dim(),
-                    problem.key.batch(), problem.query.heads(), problem.key.heads(), problem.causal};
+  const Shape shape = shape_of(problem);
   if (problem.causal) {
     result.plan = plan_scan(shape, result.features, problem.chunk, size);
   } else {
@@ -103,28 +102,28 @@ FactoredLayout<T> FactoredLayout<T>::lay_out(ScratchLayout& layout, const Proble
                            larger<Index>(0, result.chunks - result.plan.first_kept));
 
   const auto blocks = [&](Index count) { return checked_product(result.heads, count, "workspace"); };
-  result.packers = Packers<T>::lay_out(layout, problem, result.heads);
+  result.packers = Packers<T>::lay_out(arena, problem, result.heads);
   result.summary =
-      layout.template take<T>(blocks(checked_product(result.padded_features(), result.value_stride, "workspace")));
-  result.normalizer = layout.template take<T>(blocks(result.features));
-  result.keys = layout.template take<T>(blocks(result.superblock * result.packed_size(problem)));
-  result.values = layout.template take<T>(blocks(result.superblock * result.value_block_size()));
+      arena.template take<T>(blocks(checked_product(result.padded_features(), result.value_stride, "workspace")));
+  result.normalizer = arena.template take<T>(blocks(result.features));
+  result.keys = arena.template take<T>(blocks(result.superblock * result.packed_size(problem)));
+  result.values = arena.template take<T>(blocks(result.superblock * result.value_block_size()));
   if (problem.causal) {
-    result.queries = layout.template take<T>(blocks(group * result.superblock * result.packed_size(problem)));
+    result.queries = arena.template take<T>(blocks(group * result.superblock * result.packed_size(problem)));
     const Index rows = blocks(result.slices * group * result.superblock);
-    result.partial = layout.template take<T>(checked_product(rows, result.partial_size(), "workspace"));
-    result.partial_normalizer = layout.template take<T>(checked_product(rows, size, "workspace"));
+    result.partial = arena.template take<T>(checked_product(rows, result.partial_size(), "workspace"));
+    result.partial_normalizer = arena.template take<T>(checked_product(rows, size, "workspace"));
     result.stored_keys =
-        layout.template take<T>(blocks(checked_product(result.stored, result.packed_size(problem), "workspace")));
+        arena.template take<T>(blocks(checked_product(result.stored, result.packed_size(problem), "workspace")));
     result.stored_values =
-        layout.template take<T>(blocks(checked_product(result.stored, result.value_block_size(), "workspace")));
+        arena.template take<T>(blocks(checked_product(result.stored, result.value_block_size(), "workspace")));
   }
-  result.panels = layout.template take<T*>(problem.threads);
-  result.threads = layout.template take<DirectScratch<T>>(problem.threads);
+  result.panels = arena.template take<T*>(problem.threads);
+  result.threads = arena.template take<DirectThreadScratch<T>>(problem.threads);
   const bool counting = result.threads == nullptr;
   for (int thread = 0; thread < problem.threads; ++thread) {
-    T* panel = layout.template take<T>(simd::panel_features * size);
-    const auto scratch = DirectScratch<T>::lay_out(layout, problem.key_dim(), problem.value_dim());
+    T* panel = arena.template take<T>(simd::panel_features * size);
+    const auto scratch = DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
     if (!counting) {
       result.panels[thread] = panel;
       result.threads[thread] = scratch;

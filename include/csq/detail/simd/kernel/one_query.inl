@@ -3,7 +3,7 @@
 // scores[j] = query·key_j for a whole vector of keys. Each key's products stay in a vector of their own; a tree of
 // interleaved sums then leaves the totals in the order of the keys, zero from `count` on.
 template <class T>
-CSQ_INLINE void scores_of_keys(const FewQueriesBlock<T>& block, Index first, Index count, Vector<T>& scores) {
+CSQ_INLINE void scores_of_keys(const OneQueryBlock<T>& block, Index first, Index count, Vector<T>& scores) {
   constexpr int size = static_cast<int>(lanes<T>);
   using All = std::make_integer_sequence<Index, lanes<T>>;
   const bool odd_length = 2 * vector_bytes > 64 && block.dim % (2 * lanes<T>) != 0;  // rows are whole cache lines
@@ -58,7 +58,7 @@ struct ExponentialWeight {
 
 // Raises the running maximum where it must rise, and scales what was summed relative to the old one.
 template <class T>
-CSQ_INLINE void raise_maximum(const FewQueriesBlock<T>& block) {
+CSQ_INLINE void raise_maximum(const OneQueryBlock<T>& block) {
   T highest = -static_cast<T>(__builtin_inf());
   for (Index key = 0; key < block.keys; ++key) highest = block.weights[key] > highest ? block.weights[key] : highest;
   const T old = *block.maximum;
@@ -73,7 +73,7 @@ CSQ_INLINE void raise_maximum(const FewQueriesBlock<T>& block) {
 
 // Scores → weights, and their sum.
 template <class T, class Evaluate>
-CSQ_INLINE void weigh(const FewQueriesBlock<T>& block, const Evaluate& evaluate) {
+CSQ_INLINE void weigh(const OneQueryBlock<T>& block, const Evaluate& evaluate) {
   const Mask<T> position(0, 0);
   Vector<T> sum = {};
   for (Index key = 0; key < block.keys; key += lanes<T>) {
@@ -91,7 +91,7 @@ CSQ_INLINE void weigh(const FewQueriesBlock<T>& block, const Evaluate& evaluate)
 
 // numerator += Σ_j weight_j·value_j for Columns vectors, even and odd keys apart to hide the latency of a sum.
 template <class T, int Columns>
-CSQ_INLINE void add_values(const FewQueriesBlock<T>& block, Index column) {
+CSQ_INLINE void add_values(const OneQueryBlock<T>& block, Index column) {
   Vector<T> sum[2][Columns] = {};
   const T* values = block.values + column;
   Index key = 0;
@@ -125,7 +125,7 @@ CSQ_INLINE void add_values(const FewQueriesBlock<T>& block, Index column) {
 }
 
 template <class T>
-void few_queries(const FewQueriesBlock<T>& block) {
+void one_query(const OneQueryBlock<T>& block) {
   using Kind = KernelWeight::Kind;
   for (Index key = 0; key < block.keys; key += lanes<T>) {
     const Index left = block.keys - key;

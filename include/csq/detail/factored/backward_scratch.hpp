@@ -1,14 +1,14 @@
 // Where a factored backward call keeps what: its slices of both summaries, and the scratch for gradients and blocks.
 #pragma once
 
-#include "csq/detail/block/backward_scratch.hpp"
+#include "csq/detail/block/backward_thread_scratch.hpp"
 #include "csq/detail/call/scan_plan.hpp"
 #include "csq/detail/factored/summary.hpp"
 
 namespace CSQ_CODE::detail {
 
 template <class T>
-struct FactoredBackwardLayout {
+struct FactoredBackwardScratch {
   Index chunk = 1, chunks = 0;  // chunks of positions (causal) or of keys
   Index query_chunks = 0;       // without a mask queries have chunks of their own; else the same
   simd::FeatureMap map;
@@ -21,15 +21,15 @@ struct FactoredBackwardLayout {
   T* normalizer = nullptr;        // [heads][features]
   T* summary_gradient = nullptr;  // dS
   T* normalizer_gradient = nullptr;
-  T* keys = nullptr;            // [heads][superblock] KeyValueBlock
-  T* queries = nullptr;         // [heads][group][superblock] QueryBlock
+  T* keys = nullptr;            // [heads][superblock] BackwardKeyBlock
+  T* queries = nullptr;         // [heads][group][superblock] BackwardQueryBlock
   T* partial = nullptr;         // [heads][slices][group][superblock] lanes, shift, value rows
   T* query_gradient = nullptr;  // [heads][group][query_rows][key stride]
   T* key_gradient = nullptr;    // [heads][key_rows][key stride]
   T* value_gradient = nullptr;  // [heads][key_rows][value stride]
   double* shift = nullptr;      // [heads][group][query chunks]
   T** panels = nullptr;         // [threads] two panels
-  BackwardScratch<T>* threads = nullptr;
+  BackwardThreadScratch<T>* threads = nullptr;
 
   Index padded_features() const { return SummarySlice<T>::padded_rows(features); }
   Index lanes_size() const { return key_stride * simd::block_tokens<T>; }
@@ -56,11 +56,11 @@ struct FactoredBackwardLayout {
             normalizer + head * features};
   }
 
-  static FactoredBackwardLayout lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem);
+  static FactoredBackwardScratch lay_out(Arena& arena, const BackwardProblem<T>& problem);
 };
 
 template <class T>
-FactoredBackwardLayout<T> FactoredBackwardLayout<T>::lay_out(ScratchLayout& layout, const BackwardProblem<T>& problem) {
+FactoredBackwardScratch<T> FactoredBackwardScratch<T>::lay_out(Arena& arena, const BackwardProblem<T>& problem) {
   constexpr Index size = simd::block_tokens<T>;
   constexpr Index superblock_tokens = 1024;
   constexpr Index partial_bytes = Index{8} << 20;
@@ -68,7 +68,7 @@ FactoredBackwardLayout<T> FactoredBackwardLayout<T>::lay_out(ScratchLayout& layo
   constexpr Index smallest_slice = 128;
 
   const Problem<T>& p = problem.forward;
-  FactoredBackwardLayout result;
+  FactoredBackwardScratch result;
   result.map = feature_map(p.weight, p.key_dim(), problem.gradients.shift != nullptr);
   result.features = result.map.size();
   result.key_stride = simd::padded_columns<T>(p.key_dim());
@@ -91,28 +91,28 @@ FactoredBackwardLayout<T> FactoredBackwardLayout<T>::lay_out(ScratchLayout& layo
   const auto times = [](Index a, Index b) { return checked_product(a, b, "workspace"); };
   const Index group = p.group(), heads = result.heads;
   const Index summary = times(heads, times(result.padded_features(), result.value_stride));
-  result.packers = Packers<T>::lay_out(layout, p, heads);
-  result.summary = layout.template take<T>(summary);
-  result.normalizer = layout.template take<T>(heads * result.features);
-  result.summary_gradient = layout.template take<T>(summary);
-  result.normalizer_gradient = layout.template take<T>(heads * result.features);
-  result.keys = layout.template take<T>(
-      times(heads * result.superblock, KeyValueBlock<T>::size(p.key_dim(), p.value_dim(), true)));
-  result.queries = layout.template take<T>(
-      times(heads * group * result.superblock, QueryBlock<T>::size(p.key_dim(), p.value_dim())));
+  result.packers = Packers<T>::lay_out(arena, p, heads);
+  result.summary = arena.template take<T>(summary);
+  result.normalizer = arena.template take<T>(heads * result.features);
+  result.summary_gradient = arena.template take<T>(summary);
+  result.normalizer_gradient = arena.template take<T>(heads * result.features);
+  result.keys = arena.template take<T>(
+      times(heads * result.superblock, BackwardKeyBlock<T>::size(p.key_dim(), p.value_dim(), true)));
+  result.queries = arena.template take<T>(
+      times(heads * group * result.superblock, BackwardQueryBlock<T>::size(p.key_dim(), p.value_dim())));
   if (p.causal)
     result.partial =
-        layout.template take<T>(times(heads * result.slices * group * result.superblock, result.partial_size()));
-  result.query_gradient = layout.template take<T>(times(heads * group, times(result.query_rows, result.key_stride)));
-  result.key_gradient = layout.template take<T>(times(heads, times(result.key_rows, result.key_stride)));
-  result.value_gradient = layout.template take<T>(times(heads, times(result.key_rows, result.value_stride)));
-  result.shift = layout.template take<double>(heads * group * result.query_chunks);
-  result.panels = layout.template take<T*>(p.threads);
-  result.threads = layout.template take<BackwardScratch<T>>(p.threads);
+        arena.template take<T>(times(heads * result.slices * group * result.superblock, result.partial_size()));
+  result.query_gradient = arena.template take<T>(times(heads * group, times(result.query_rows, result.key_stride)));
+  result.key_gradient = arena.template take<T>(times(heads, times(result.key_rows, result.key_stride)));
+  result.value_gradient = arena.template take<T>(times(heads, times(result.key_rows, result.value_stride)));
+  result.shift = arena.template take<double>(heads * group * result.query_chunks);
+  result.panels = arena.template take<T*>(p.threads);
+  result.threads = arena.template take<BackwardThreadScratch<T>>(p.threads);
   const bool counting = result.threads == nullptr;
   for (int thread = 0; thread < p.threads; ++thread) {
-    T* panels = layout.template take<T>(2 * simd::panel_features * size + result.partial_size());
-    const auto scratch = BackwardScratch<T>::lay_out(layout, p.key_dim(), p.value_dim());
+    T* panels = arena.template take<T>(2 * simd::panel_features * size + result.partial_size());
+    const auto scratch = BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim());
     if (!counting) {
       result.panels[thread] = panels;
       result.threads[thread] = scratch;
