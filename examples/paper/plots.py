@@ -7,8 +7,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-import claims
-from claims import Missing
+from claims import capacity as recall
+from claims import cost as timing
+from claims import depth as stacks
+from claims import swap, sweeps
+from claims.results import Missing, NoNumber
+from claims.spread import Spread
 
 # The same file from the same numbers.
 matplotlib.rcParams["svg.hashsalt"] = "csq"
@@ -44,12 +48,12 @@ def band(axis, x, spreads, **style):
         axis.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
-def run_weights(results, penalty, weights):
+def run_weights(results, penalty):
     """Those of the weights that have been run."""
     found = []
-    for weight in weights:
+    for weight in sweeps.WEIGHTS[penalty]:
         try:
-            claims.sweep(results, "accuracy", penalty, weight)
+            sweeps.sweep(results, "accuracy", penalty, weight)
             found.append(weight)
         except Missing:
             pass
@@ -58,11 +62,11 @@ def run_weights(results, penalty, weights):
     return found
 
 
-def sweep_figure(results, folder, name, penalty, weights, panels):
-    run = run_weights(results, penalty, weights)
+def sweep_figure(results, folder, name, penalty, panels):
+    weights, run = sweeps.WEIGHTS[penalty], run_weights(results, penalty)
     figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3))
     for axis, (column, label, paper, scale) in zip(axes, panels):
-        spreads = [claims.sweep(results, column, penalty, weight) for weight in run]
+        spreads = [sweeps.sweep(results, column, penalty, weight) for weight in run]
         axis.set_xscale("symlog", linthresh=weights[1])
         axis.set_xlim(0, 1.5 * weights[-1])
         axis.set_xticks([0, *(weight for weight in weights if weight and math.log10(weight) % 1 == 0)])
@@ -79,36 +83,34 @@ def sweep_figure(results, folder, name, penalty, weights, panels):
 
 
 def figure1(results, folder):
-    weights = claims.BOUND_SWEEP
     panels = (
-        ("max_abs_z", "max|Z|", [claims.PAPER_BOUND[weight] for weight in weights], "linear"),
+        ("max_abs_z", "max|Z|", [*sweeps.PAPER_BOUND.values()], "linear"),
         ("overflow", "Pr(|Z| > 4)", None, "linear"),
         ("accuracy", "accuracy", None, "linear"),
     )
-    sweep_figure(results, folder, "figure1", "bound_penalty", weights, panels)
+    sweep_figure(results, folder, "figure1", "bound_penalty", panels)
 
 
 def figure2(results, folder):
-    weights = claims.RANK_SWEEP
-    paper = [claims.PAPER_RANK[weight] for weight in weights]
+    sizes, queries, keys = zip(*sweeps.PAPER_RANK.values())
     panels = (
-        ("max_abs_z", "max|Z|", [numbers[0] for numbers in paper], "log"),
-        ("stable_rank_q", "stable rank of Qc", [numbers[1] for numbers in paper], "linear"),
-        ("stable_rank_k", "stable rank of Kc", [numbers[2] for numbers in paper], "linear"),
+        ("max_abs_z", "max|Z|", sizes, "log"),
+        ("stable_rank_q", "stable rank of Qc", queries, "linear"),
+        ("stable_rank_k", "stable rank of Kc", keys, "linear"),
         ("accuracy", "accuracy", None, "linear"),
     )
-    sweep_figure(results, folder, "figure2", "rank_penalty", weights, panels)
+    sweep_figure(results, folder, "figure2", "rank_penalty", panels)
 
 
 def table2(results, folder):
     figure, axis = plt.subplots(figsize=(4.2, 3))
     spreads = [
-        claims.swapped(results, f"polynomial_{degree}", "before", "max_logit_deviation") for degree in claims.DEGREES
+        swap.swapped(results, f"polynomial_{degree}", "before", "max_logit_deviation") for degree in swap.DEGREES
     ]
-    band(axis, claims.DEGREES, spreads, color=COLORS["csq"], label="here")
-    axis.plot(list(claims.PAPER_SWAP), [deviation for deviation, _ in claims.PAPER_SWAP.values()], label="the paper", **PAPER)
+    band(axis, swap.DEGREES, spreads, color=COLORS["csq"], label="here")
+    axis.plot(list(swap.PAPER_SWAP), [deviation for deviation, _ in swap.PAPER_SWAP.values()], label="the paper", **PAPER)
     axis.set_yscale("log")
-    axis.set_xticks(claims.DEGREES)
+    axis.set_xticks(swap.DEGREES)
     axis.set_xlabel("degree of the polynomial")
     axis.set_title("largest deviation of a logit after the swap", fontsize=9)
     axis.legend(fontsize=8, frameon=False)
@@ -123,16 +125,17 @@ def tokens_axis(axis):
 
 
 def cost(results, folder):
-    panels = [(causal, step) for step in ("forward", "forward+backward") for causal in (0, 1)]
+    panels = [(causal, step) for step in timing.STEPS for causal in (0, 1)]
     figure, axes = plt.subplots(2, 2, figsize=(8.5, 6.5), sharex=True)
     for axis, (causal, step) in zip(axes.flat, panels):
         for part, line in (("softmax", "--"), ("csq", "-")):
-            times = claims.head_times(results, part, causal=causal, **{"pass": step})
-            for shade, ((dim, _), at) in enumerate(sorted(times.items())):
+            heads = timing.head_times(results, part, step)
+            times = {dim: at for (dim, mask), at in heads.items() if mask == causal}
+            for shade, (dim, at) in enumerate(sorted(times.items())):
                 tokens = sorted(at)
                 axis.plot(
                     tokens,
-                    [1000 * at[n][0] / n for n in tokens],
+                    [1000 * at[n].milliseconds / n for n in tokens],
                     line,
                     color=COLORS[part],
                     alpha=0.35 + 0.65 * (shade + 1) / len(times),
@@ -145,16 +148,16 @@ def cost(results, folder):
 
 
 def layer(results, folder):
-    budget = claims.layer_budget(results)
+    budget = timing.layer_budget(results)
     tokens = sorted(budget)
     figure, axis = plt.subplots(figsize=(4.6, 3.4))
-    dense = [sum(budget[n][part][0] for part in ("projections", "feed_forward")) / n for n in tokens]
+    dense = [sum(budget[n][part].milliseconds for part in ("projections", "feed_forward")) / n for n in tokens]
     axis.plot(tokens, dense, color="#777777", label="projections and feed forward")
     for part, name in (("softmax", "softmax, 32 heads"), ("csq", "CSQ, 32 heads")):
-        times = [budget[n][part][0] / n for n in tokens]
+        times = [budget[n][part].milliseconds / n for n in tokens]
         axis.plot(tokens, times, color=COLORS[part], label=name)
         for n, time in zip(tokens, times):
-            face = COLORS[part] if budget[n][part][1] else "white"
+            face = COLORS[part] if budget[n][part].measured else "white"
             axis.plot(n, time, "o", color=COLORS[part], markerfacecolor=face, markersize=4)
     tokens_axis(axis)
     axis.set_title("d_model = 4096: ms a token (hollow: scaled)", fontsize=9)
@@ -163,13 +166,11 @@ def layer(results, folder):
 
 
 def capacity(results, folder):
-    names = ("softmax", "csq", "squared", "linear", "linear_equal_state")
-    ratios = (0.25, 0.5, 1, 2, 4)
-    figure, axes = plt.subplots(1, len(claims.CAPACITY_DIMS), figsize=(10.5, 3.2), sharey=True)
-    for axis, dim in zip(axes, claims.CAPACITY_DIMS):
-        for name in names:
-            spreads = [claims.recall(results, name, dim, ratio) for ratio in ratios]
-            band(axis, ratios, spreads, color=COLORS[name], label=name.replace("_", ", "))
+    figure, axes = plt.subplots(1, len(recall.DIMS), figsize=(10.5, 3.2), sharey=True)
+    for axis, dim in zip(axes, recall.DIMS):
+        for name in recall.MECHANISMS:
+            spreads = [recall.recall(results, name, dim, ratio) for ratio in recall.RATIOS]
+            band(axis, recall.RATIOS, spreads, color=COLORS[name], label=name.replace("_", ", "))
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
         axis.set_xlabel("pairs/D")
@@ -179,19 +180,18 @@ def capacity(results, folder):
 
 
 def depth(results, folder):
-    depths = (1, 2, 3, 4)
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.2), sharey=True)
-    for axis, power in zip(axes, (4, 8)):
+    for axis, (power, needed) in zip(axes, stacks.LOG2.items()):
         for name in ("chain", "squared", "shifted", "csq", "softmax"):
-            spreads = [claims.depth_error(results, power, layers, name) for layers in depths]
+            spreads = [stacks.depth_error(results, power, count, name) for count in stacks.DEPTHS]
             # The chain built by hand reaches rounding: below what the axis shows.
-            spreads = [claims.Spread(*(max(value, 1e-5) for value in spread[:3]), spread.count) for spread in spreads]
+            spreads = [Spread(*(max(value, 1e-5) for value in spread[:3]), spread.count) for spread in spreads]
             label = "by hand" if name == "chain" else name
-            band(axis, depths, spreads, color=COLORS[name], label=label)
-        axis.axvline(math.log2(power), color="#999999", linestyle=":", linewidth=1)
-        axis.axhline(claims.SOLVED_ERROR, color="#999999", linestyle="--", linewidth=1)
+            band(axis, stacks.DEPTHS, spreads, color=COLORS[name], label=label)
+        axis.axvline(needed, color="#999999", linestyle=":", linewidth=1)
+        axis.axhline(stacks.SOLVED_ERROR, color="#999999", linestyle="--", linewidth=1)
         axis.set_yscale("log")
-        axis.set_xticks(depths)
+        axis.set_xticks(stacks.DEPTHS)
         axis.set_xlabel("layers")
         axis.set_title(f"p = {power}: relative error (dotted: log₂ p, dashed: solved)", fontsize=9)
     axes[0].legend(fontsize=7, frameon=False)
@@ -203,9 +203,9 @@ def draw(results, folder):
     for plot in (figure1, figure2, table2, cost, layer, capacity, depth):
         try:
             plot(results, folder)
-        except Missing:
+        except NoNumber as lack:
             plt.close("all")
             (folder / f"{plot.__name__}.svg").unlink(missing_ok=True)  # of other runs
-            missing.append(plot.__name__)
+            missing.append(f"{plot.__name__} ({lack})")
     if missing:
-        print(f"plots.py: not drawn, for their runs are not there: {', '.join(missing)}")
+        print(f"plots.py: not drawn: {', '.join(missing)}")

@@ -3,14 +3,20 @@
 
     report.py [results [RESULTS.md]]
 
-Every number comes from the CSV files, every verdict from a rule in claims.py; what has not been run is said to be so.
+Every number comes from the CSV files, every verdict from a rule in claims; what has not been run is said to be so.
 """
 
 import pathlib
 import sys
 
-import claims
-from claims import NOT_RUN, Missing, Results, retrieval, student, swapped, sweep
+from claims import CLAIMS, capacity, cost, depth, distillation, real_heads, retrieval, swap, sweeps, theorems
+from claims.controls import SMALL_EMBEDDING
+from claims.matching import keyed, reading
+from claims.results import NOT_RUN, Missing, NoNumber, Results
+from claims.spread import number, outcome, spread
+from claims.untested import NOT_TESTED
+from claims.verdict import FAILS, HOLDS, NUMERICAL_RANK, UNDECIDED
+from claims.wording import decimal, exponential, layers
 
 DASH = "–"
 
@@ -22,21 +28,22 @@ def table(header, rows):
 
 
 def cell(function, *arguments, **named):
-    """What it returns, or that it was not run."""
+    """What it returns, or that it was not run, or how its rows do not match."""
     try:
         return function(*arguments, **named)
     except Missing:
         return NOT_RUN
+    except NoNumber as lack:
+        return str(lack)
 
 
-def spread_cell(results, rows, column, form):
+def spread_cell(rows, column, form):
     """The spread of a column over rows; a dash where it is empty, and how many have a number where not all do."""
-    try:
-        spread = results.spread(rows, column)
-    except Missing:
+    filled = [row for row in rows if number(row.get(column), column) is not None]
+    if not filled:
         return DASH
-    seeds = len({row["seed"] for row in rows})
-    return spread.text(form) + (f", {spread.count} of {seeds} seeds" if spread.count < seeds else "")
+    text = spread(filled, column).text(form)
+    return text + (f", {len(filled)} of {len(rows)} seeds" if len(filled) < len(rows) else "")
 
 
 def seeds_of(results, program, **wanted):
@@ -46,6 +53,11 @@ def seeds_of(results, program, **wanted):
     except Missing:
         return NOT_RUN
     return "one seed" if count == 1 else f"{count} seeds"
+
+
+def agreed(rows, column):
+    """What the seeds have in common; all of it where they differ."""
+    return " or ".join(sorted({row[column] for row in keyed(rows, "seed").values()}))
 
 
 def plot_link(folder, name, text):
@@ -59,12 +71,15 @@ def plot_link(folder, name, text):
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def number_of(function):
+    """Of the claim that it judges."""
+    return next(index for index, claim in enumerate(CLAIMS, 1) if claim.function is function)
+
+
 def claims_section(results):
-    judged = [(claim, *claim.judge(results)) for claim in claims.CLAIMS]
-    holds, fails, undecided = (
-        sum(verdict == kind for _, _, verdict in judged) for kind in (claims.HOLDS, claims.FAILS, claims.UNDECIDED)
-    )
-    missing = sum(ours == NOT_RUN for _, ours, _ in judged)
+    judged = [(claim, *claim.judge(results)) for claim in CLAIMS]
+    holds, fails, undecided = (sum(verdict == kind for _, _, verdict in judged) for kind in (HOLDS, FAILS, UNDECIDED))
+    missing = sum(ours.startswith(NOT_RUN) for _, ours, _ in judged)
     lines = [
         "## Claims",
         "",
@@ -90,14 +105,15 @@ def claims_section(results):
         ".145; the ranks of the theorems). Those of the theorems, the cost and the real heads after short looks at partial "
         "numbers. Shortly before the long runs a review changed some that could not fail or hung on a hair: the exponents "
         "of cost leave out calls that are served directly, depth's threshold is between rounding and what one layer too "
-        "few was believed to reach (wrongly: rule 34), a teacher must have learned its task, a run that diverges counts as the worst, the normalised "
-        "rank is judged where exp(S) is not at full rank. `cost` was run again each time the kernels changed, and once more "
-        "because one call had been disturbed: n^1.16 for d = 64, causal, forward, where the runs before and after it and "
-        "four by themselves gave 1.07 to 1.08; by it claim 9 was undecided. Learning rates of capacity and depth come from small searches; "
+        f"few was believed to reach (wrongly: rule {number_of(depth.depth_suffices)}), a teacher must have learned its task, a "
+        "run that diverges counts as the worst, the normalised rank is judged where exp(S) is not at full rank. `cost` was "
+        "run again each time the kernels changed, and once more because one call had been disturbed: n^1.16 for d = 64, "
+        "causal, forward, where the runs before and after it and four by themselves gave 1.07 to 1.08; by it claim "
+        f"{number_of(cost.forward_cost)} was undecided. Learning rates of capacity and depth come from small searches; "
         "retrieval has one recipe for every mechanism, tuned for none.",
         "",
     ]
-    lines += [f"{index}. {claim.rule}" for index, claim in enumerate(claims.CLAIMS, 1)]
+    lines += [f"{index}. {claim.rule}" for index, claim in enumerate(CLAIMS, 1)]
     return lines + [""]
 
 
@@ -115,38 +131,38 @@ def swap_section(results, folder):
         "",
     ]
     try:
-        teacher = results.select("kernel_swap", mechanism="softmax", stage="before")
-        radius, steps = results.spread(teacher, "radius"), results.spread(teacher, "teacher_steps")
-        solved = all(float(row["teacher_solved"]) == 1 for row in teacher)
+        teacher = swap.swap_rows(results, "softmax", "before")
+        radius, steps = spread(teacher, "radius"), spread(teacher, "teacher_steps")
+        solved = all(reading(row, "teacher_solved") == 1 for row in teacher)
         lines += [
             f"The teacher {'solved' if solved else 'did NOT solve'} the task, after {steps.text('{:.0f}')} steps "
-            f"(accuracy {results.spread(teacher, 'accuracy').text('{:.4f}')}); score radius "
+            f"(accuracy {spread(teacher, 'accuracy').text('{:.4f}')}); score radius "
             f"R = {radius.text('{:.2f}')}.",
             "",
         ]
-    except Missing:
-        pass
+    except NoNumber as lack:
+        lines += [f"The teacher: {lack}.", ""]
 
     def bound(mechanism):
-        rows = results.select("kernel_swap", mechanism=mechanism, stage="before")
-        if not all(float(row["bound_applicable"]) == 1 for row in rows):
+        rows = swap.swap_rows(results, mechanism, "before")
+        if not all(reading(row, "bound_applicable") == 1 for row in rows):
             return "not applicable"
-        return results.spread(rows, "bound").text("{:.1e}")
+        return spread(rows, "bound").text("{:.1e}")
 
     rows = []
-    for mechanism in ["softmax", *(f"polynomial_{degree}" for degree in claims.DEGREES), "csq"]:
+    for mechanism in ["softmax", *(f"polynomial_{degree}" for degree in swap.DEGREES), "csq"]:
         degree = int(mechanism.split("_")[1]) if "_" in mechanism else None
-        paper = claims.PAPER_SWAP.get(degree)
+        paper = swap.PAPER_SWAP.get(degree)
         rows.append(
             (
                 f"degree {degree}" if degree else {"softmax": "exp itself", "csq": "CSQ"}[mechanism],
                 f"{paper[0]:g}, {paper[1]:.3f}" if paper else DASH,
                 *(
-                    cell(lambda: swapped(results, mechanism, stage, column).text(form))
+                    cell(lambda: swap.swapped(results, mechanism, stage, column).text(form))
                     for stage in ("before", "after")
                     for column, form in (("max_logit_deviation", "{:.2g}"), ("accuracy", "{:.3f}"))
                 ),
-                cell(lambda: swapped(results, mechanism, "before", "attention_deviation").text("{:.1e}")),
+                cell(lambda: swap.swapped(results, mechanism, "before", "attention_deviation").text("{:.1e}")),
                 cell(bound, mechanism) if degree else DASH,
             )
         )
@@ -186,10 +202,10 @@ def retrieval_cells(results, *which, **wanted):
         ("seconds", "{:.0f}"),
     )
     try:
-        rows = retrieval(results, *which, **wanted)
+        rows = retrieval.retrieval(results, *which, **wanted)
     except Missing:
         return ["0", *(NOT_RUN for _ in columns)]
-    return [len({row["seed"] for row in rows}), *(spread_cell(results, rows, column, form) for column, form in columns)]
+    return [len({row["seed"] for row in rows}), *(cell(spread_cell, rows, column, form) for column, form in columns)]
 
 
 RETRIEVAL_HEADER = ("seeds", "loss", "accuracy", "max\\|Z\\|", "Pr(\\|Z\\| > 4)", "steps to loss < .1", "last gradient norm", "seconds")
@@ -198,17 +214,17 @@ RETRIEVAL_HEADER = ("seeds", "loss", "accuracy", "max\\|Z\\|", "Pr(\\|Z\\| > 4)"
 def table3_section(results):
     rows = []
     for mechanism, name in NAMES.items():
-        paper = claims.PAPER_TABLE3.get(mechanism)
+        paper = retrieval.PAPER_TABLE3.get(mechanism)
         paper = f"{paper[0]:g}, {paper[1]:.3f}, {paper[2]:g}" if paper else DASH
         rows.append((name, paper, *retrieval_cells(results, mechanism)))
     return [
         "## Table 3: key-value retrieval by mechanism",
         "",
-        "16 pairs, then 16 questions; 6 layers, 600 steps (the recipe in `kv_retrieval.cpp`). A dash: never, or no scores "
-        "to speak of. Chance is 1/48, and 1/16 for one of the values in the context. n = 64 is far below D = 561: nothing is "
-        "summarised, and CSQ trains no faster than softmax here. A reimplementation in PyTorch that preceded this project "
-        "(one seed) had the squares at .248 and .247 too, not at .145. Seconds of training on one core compare only within "
-        "a machine (see Runs).",
+        f"16 pairs, then 16 questions; {retrieval.RECIPE['layers']} layers, {retrieval.RECIPE['steps']} steps (the recipe in "
+        "`kv_retrieval.cpp`). A dash: never, or no scores to speak of. Chance is 1/48, and 1/16 for one of the values in the "
+        "context. n = 64 is far below D = 561: nothing is summarised, and CSQ trains no faster than softmax here. A "
+        "reimplementation in PyTorch that preceded this project (one seed) had the squares at .248 and .247 too, not at "
+        ".145. Seconds of training on one core compare only within a machine (see Runs).",
         "",
         *table(("mechanism", "paper: loss, accuracy, max\\|Z\\|", *RETRIEVAL_HEADER), rows),
     ]
@@ -226,14 +242,14 @@ def grid_section(results):
         "What solves the task, the weight or the centring? The same recipe, centring as an option of every mechanism.",
         "",
         *table(("mechanism", "centring", *RETRIEVAL_HEADER), rows),
-        "The same with small embeddings, N(0, .02²):",
+        f"The same with small embeddings, N(0, {decimal(SMALL_EMBEDDING)}²):",
         "",
     ]
     small = [
         (
             NAMES[mechanism],
             centering,
-            *retrieval_cells(results, mechanism, centering, embedding_scale=0.02),
+            *retrieval_cells(results, mechanism, centering, embedding_scale=SMALL_EMBEDDING),
         )
         for mechanism, centering in (("softmax", "none"), ("softmax", "prefix"), ("csq", "prefix"))
     ]
@@ -242,24 +258,25 @@ def grid_section(results):
 
 def distillation_section(results):
     rows = []
-    for losses, (loss, right, error) in claims.PAPER_DISTILLATION.items():
+    for losses, (loss, right, error) in distillation.PAPER_DISTILLATION.items():
         rows.append(
             (
                 {"none": "labels alone", "kl": "KL", "pullback": "pullback", "both": "KL and pullback"}[losses],
                 f"{loss:g}, {right:.3f}, {error:g}",
                 *(
-                    cell(lambda: student(results, losses, column).text(form))
+                    cell(lambda: distillation.student(results, losses, column).text(form))
                     for column, form in (("loss", "{:.4f}"), ("accuracy", "{:.3f}"), ("attention_error", "{:.3f}"))
                 ),
             )
         )
     right, loss = (
-        cell(lambda: student(results, "none", f"teacher_{column}").text("{:.4f}")) for column in ("accuracy", "loss")
+        cell(lambda: distillation.student(results, "none", f"teacher_{column}").text("{:.4f}"))
+        for column in ("accuracy", "loss")
     )
     return [
         "## Table 4: distillation of a softmax teacher into CSQ",
         "",
-        f"200 steps of the student ({seeds_of(results, 'kv_retrieval', losses=tuple(claims.PAPER_DISTILLATION))}); the "
+        f"200 steps of the student ({seeds_of(results, 'kv_retrieval', losses=tuple(distillation.PAPER_DISTILLATION))}); the "
         f"teacher's accuracy {right}, its loss {loss}. The labels' cross-entropy is always on; KL, of the logits at every "
         "position, and the pullback loss ‖Xᵀ(A_s − A_t)X‖²/‖XᵀA_tX‖², X the teacher's normalised layer input, have weight "
         "1 each: our choices, for the paper gives none.",
@@ -268,19 +285,19 @@ def distillation_section(results):
     ]
 
 
-def sweep_section(results, folder, title, name, penalty, weights, paper, columns):
+def sweep_section(results, folder, title, name, penalty, paper, columns):
     rows = []
-    for weight in weights:
-        theirs = paper[weight] if isinstance(paper[weight], tuple) else (paper[weight],)
+    for weight, theirs in paper.items():
+        theirs = theirs if isinstance(theirs, tuple) else (theirs,)
         rows.append(
             (
                 f"{weight:g}",
                 ", ".join(f"{value:g}" for value in theirs),
-                *(cell(lambda: sweep(results, column, penalty, weight).text(form)) for column, form, _ in columns),
+                *(cell(lambda: sweeps.sweep(results, column, penalty, weight).text(form)) for column, form, _ in columns),
             )
         )
     header = ("λ", f"paper: {', '.join(words for _, _, words in columns[: len(theirs)])}", *(w for _, _, w in columns))
-    seeds = seeds_of(results, "kv_retrieval", mechanism="csq", **{penalty: tuple(weights[1:])})
+    seeds = seeds_of(results, "kv_retrieval", mechanism="csq", **{penalty: tuple(weight for weight in paper if weight)})
     lines = [f"## {title}", "", f"CSQ by the recipe of Table 3, {seeds}.", ""]
     return [*lines, *table(header, rows), *plot_link(folder, name, title)]
 
@@ -293,9 +310,7 @@ def bound_section(results, folder):
         ("loss", "{:.4f}", "loss"),
     )
     title = "Figure 1: the bound penalty"
-    return sweep_section(
-        results, folder, title, "figure1", "bound_penalty", claims.BOUND_SWEEP, claims.PAPER_BOUND, columns
-    )
+    return sweep_section(results, folder, title, "figure1", "bound_penalty", sweeps.PAPER_BOUND, columns)
 
 
 def rank_section(results, folder):
@@ -307,9 +322,7 @@ def rank_section(results, folder):
         ("accuracy", "{:.3f}", "accuracy"),
     )
     title = "Figure 2: the rank penalty"
-    lines = sweep_section(
-        results, folder, title, "figure2", "rank_penalty", claims.RANK_SWEEP, claims.PAPER_RANK, columns
-    )
+    lines = sweep_section(results, folder, title, "figure2", "rank_penalty", sweeps.PAPER_RANK, columns)
     return lines + ["The paper's accuracy is .999 at λ = 1e-3 and .225 at 3e-3.", ""]
 
 
@@ -322,10 +335,11 @@ def theorem_section(results):
     lines = ["## The theorems", "", "Those of 3.1 and 6.8 are in `results/theorems.csv`.", ""]
     try:
         rows = results.select("theorems")
-    except Missing:
-        return lines + [f"`theorems`: {NOT_RUN}.", ""]
+    except NoNumber as lack:
+        return lines + [f"`theorems`: {lack}.", ""]
     lines += [
-        "`beyond 4.1`: what is predicted there is found here, not the paper's, so that `holds` does not contradict claim 4; "
+        "`beyond 4.1`: what is predicted there is found here, not the paper's, so that `holds` does not contradict claim "
+        f"{number_of(theorems.square_rank)}; "
         "CSQ at ε = 1 loses a rank of X to the centring, hence (r − 1)².",
         "",
     ]
@@ -344,28 +358,28 @@ def theorem_section(results):
             for row in shown
         ],
     )
-    times = {}
-    for row in rows:
-        if row["theorem"] == "cost":
-            times.setdefault(row["setting"], {})[row["mechanism"]] = row
     lines += [
         "The landscape is not the cost: rank of the Jacobian beside the milliseconds of one head's forward call, float, "
         "one thread.",
         "",
     ]
-    lines += table(
+    names = ("softmax", "csq_direct", "csq_factored")
+    try:
+        times = theorems.times(results, *names)
+    except NoNumber as lack:
+        return lines + [f"{lack}.", ""]
+    return lines + table(
         ("setting", "rank, softmax", "rank, CSQ", "softmax", "CSQ direct", "CSQ factored"),
         [
             (
-                setting,
+                at["softmax"]["setting"],
                 at["softmax"]["predicted"],
                 at["csq_factored"]["predicted"],
-                *(f"{float(at[name]['measured']):.4f}" for name in ("softmax", "csq_direct", "csq_factored")),
+                *(f"{outcome(at[name], 'measured'):.4f}" for name in names),
             )
-            for setting, at in times.items()
+            for at in times.values()
         ],
     )
-    return lines
 
 
 def cost_section(results, folder):
@@ -377,9 +391,9 @@ def cost_section(results, folder):
         "",
     ]
     try:
-        found = claims.crossovers(results)
-    except Missing:
-        return lines + [f"`cost`: {NOT_RUN}.", ""]
+        found = cost.crossovers(results)
+    except NoNumber as lack:
+        return lines + [f"`cost`: {lack}.", ""]
     rows = [
         (
             dim,
@@ -393,9 +407,9 @@ def cost_section(results, folder):
     lines += table(("d", "mask", "pass", "crossover, tokens", "of d²"), rows)
     lines += plot_link(folder, "cost", "Time a token against the length")
     try:
-        budget = claims.layer_budget(results)
-    except Missing:
-        return lines
+        budget = cost.layer_budget(results)
+    except NoNumber as lack:
+        return lines + [f"A whole layer: {lack}.", ""]
     lines += [
         "A whole layer, forward: d_model = 4096, 32 causal heads of 128, in seconds of one thread. Projections and feed "
         "forward (4096 → 16384 → 4096) at the measured rate of Eigen's product; attention is 32 times one head, and where "
@@ -407,20 +421,20 @@ def cost_section(results, folder):
     ]
     rows = []
     for n, at in sorted(budget.items()):
-        seconds = {part: milliseconds / 1000 for part, (milliseconds, *_) in at.items()}
+        seconds = {part: of_part.milliseconds / 1000 for part, of_part in at.items()}
         rest = seconds["projections"] + seconds["feed_forward"]
-        mark = "" if at["softmax"][1] else "*"
-        direct = "†" if at["csq"][2] == "direct" else ""
+        marks = {part: "" if of_part.measured else "*" for part, of_part in at.items()}
+        direct = "†" if at["csq"].method == "direct" else ""
         rows.append(
             (
                 f"{n // 1024}k",
                 f"{seconds['projections']:.2f}",
                 f"{seconds['feed_forward']:.2f}",
-                f"{seconds['softmax']:.2f}{mark}",
-                f"{seconds['csq']:.2f}{mark}{direct}",
+                f"{seconds['softmax']:.2f}{marks['softmax']}",
+                f"{seconds['csq']:.2f}{marks['csq']}{direct}",
                 f"{100 * seconds['softmax'] / (rest + seconds['softmax']):.0f}%",
                 f"{100 * seconds['csq'] / (rest + seconds['csq']):.0f}%",
-                f"{claims.layer_speed_up(at):.2f}",
+                f"{cost.layer_speed_up(at):.2f}",
             )
         )
     header = (
@@ -436,45 +450,49 @@ def cost_section(results, folder):
     return lines + table(header, rows) + plot_link(folder, "layer", "A layer's budget against the length")
 
 
-RECALL_NAMES = ("softmax", "csq", "squared", "linear", "linear_equal_state")
-RATIOS = (0.25, 0.5, 1, 2, 4)
-
-
 def capacity_section(results, folder):
     lines = [
         "## Capacity",
         "",
         "Associative recall by one attention layer: accuracy at pairs/D, D = (d+1)(d+2)/2. `linear_equal_state` is linear "
-        "attention with a head size of D, so of CSQ's state. The last columns are at 4·D pairs: a call of 4·D questions "
-        f"over 4·D pairs. {seeds_of(results, 'capacity').capitalize()}.",
+        "attention with a head size of D, so of CSQ's state. The last columns are at "
+        f"{capacity.MANY}·D pairs: a call of {capacity.MANY}·D questions over {capacity.MANY}·D pairs. "
+        f"{seeds_of(results, 'capacity').capitalize()}.",
         "",
     ]
     rows = []
-    for dim in claims.CAPACITY_DIMS:
-        for name in RECALL_NAMES:
-            at = lambda ratio, column, form: cell(lambda: claims.recall(results, name, dim, ratio, column).text(form))
+    for dim in capacity.DIMS:
+        for name in capacity.MECHANISMS:
+            at = lambda ratio, column, form: cell(lambda: capacity.recall(results, name, dim, ratio, column).text(form))
             rows.append(
                 (
                     dim,
                     name,
-                    *(at(ratio, "accuracy", "{:.3f}") for ratio in RATIOS),
-                    at(4, "state_bytes", "{:.0f}"),
-                    at(4, "attention_us", "{:.0f}"),
+                    *(at(ratio, "accuracy", "{:.3f}") for ratio in capacity.RATIOS),
+                    at(capacity.MANY, "state_bytes", "{:.0f}"),
+                    at(capacity.MANY, "attention_us", "{:.0f}"),
                 )
             )
-    header = ("d", "mechanism", *(f"{ratio:g}" for ratio in RATIOS), "state, bytes", "attention call, µs")
+    header = ("d", "mechanism", *(f"{ratio:g}" for ratio in capacity.RATIOS), "state, bytes", "attention call, µs")
     lines += table(header, rows) + plot_link(folder, "capacity", "Accuracy against pairs/D")
     lines += [
-        "A width of 64 split into heads. Where a head is served directly, its cost is softmax's:",
+        f"A width of {capacity.WIDTH} split into heads. Where a head is served directly, its cost is softmax's:",
         "",
     ]
     rows = []
     for name in ("softmax", "csq", "squared", "linear"):
-        for dim in (8, 16, 32, 64):
-            at = lambda column, form: cell(lambda: claims.head_size(results, name, dim, column).text(form))
-            method = cell(lambda: results.select("capacity", experiment="head_size", mechanism=name, head_size=dim)[0]["method"])
+        for dim in capacity.HEAD_SIZES:
+            at = lambda column, form: cell(lambda: capacity.head_size(results, name, dim, column).text(form))
+            method = cell(lambda: agreed(capacity.head_size_rows(results, name, dim), "method"))
             rows.append(
-                (name, f"{64 // dim} × {dim}", at("accuracy", "{:.3f}"), at("multiply_adds", "{:.3g}"), method, at("attention_us", "{:.0f}"))
+                (
+                    name,
+                    f"{capacity.WIDTH // dim} × {dim}",
+                    at("accuracy", "{:.3f}"),
+                    at("multiply_adds", "{:.3g}"),
+                    method,
+                    at("attention_us", "{:.0f}"),
+                )
             )
     return lines + table(("mechanism", "heads", "accuracy", "multiply-adds", "method", "attention call, µs"), rows)
 
@@ -493,74 +511,93 @@ def depth_section(results, folder):
         f"of, not trained. The no-go bound L(2w² + 3) ≥ p, stated for p "
         f"independent outputs and taken for the degree, asks for {no_go_layers(8, 1)} layers of width 1 for p = 8, one of "
         "width 2: at width 32 it excludes nothing, so that what depth costs here is not what the bound counts. The claims "
-        "take the best of CSQ, shifted and squared, and call an error of .02 solved.",
+        f"take the best of CSQ, shifted and squared, and call an error of {decimal(depth.SOLVED_ERROR)} solved.",
         "",
     ]
     rows = []
-    for power in (4, 8):
+    for power, needed in depth.LOG2.items():
         for name in ("chain", "squared", "shifted", "csq", "softmax"):
             errors = [
-                cell(lambda: claims.depth_error(results, power, depth, name).text("{:.2g}")) for depth in (1, 2, 3, 4)
+                cell(lambda: depth.depth_error(results, power, count, name).text("{:.2g}")) for count in depth.DEPTHS
             ]
-            rows.append((power, {4: 2, 8: 3}[power], "by hand" if name == "chain" else name, *errors))
-    header = ("p", "log₂ p", "layers of", *(f"{depth} layer{'s' if depth > 1 else ''}" for depth in (1, 2, 3, 4)))
+            rows.append((power, needed, "by hand" if name == "chain" else name, *errors))
+    header = ("p", "log₂ p", "layers of", *map(layers, depth.DEPTHS))
     return lines + table(header, rows) + plot_link(folder, "depth", "Error against depth")
+
+
+HEAD_ORDER = (
+    ("softmax", "csq", "random", "softmax_16", "csq_16"),
+    ("first", "last", "none"),
+    ("full", "causal"),
+)
+REAL_MECHANISMS = ("softmax", "squared", "shifted", "csq", "taylor", "linear")
+
+
+def heads(results, experiment):
+    """{(model, layer, mask, n, d, D): {subject: {quantity: value}}}"""
+    found = {}
+    rows = results.select("real_heads", experiment=experiment)
+    for row in keyed(rows, *real_heads.HEAD, "subject", "quantity").values():
+        mask = "causal" if reading(row, "causal") else "full"
+        head = (row["data"], row["layer"], mask, row["tokens"], row["key_dim"], row["features"])
+        found.setdefault(head, {}).setdefault(row["subject"], {})[row["quantity"]] = reading(row, "value")
+    return dict(sorted(found.items(), key=lambda item: [place(*pair) for pair in zip(HEAD_ORDER, item[0])]))
+
+
+def place(order, name):
+    """In a given order; what it does not name comes last."""
+    return (order.index(name) if name in order else len(order), name)
 
 
 def real_section(results):
     lines = ["## Real heads", ""]
     try:
-        results.select("real_heads")
-    except Missing:
-        return lines + [f"`real_heads`: {NOT_RUN}.", ""]
+        rank, likeness, error = (heads(results, experiment) for experiment in ("rank", "likeness", "error"))
+    except NoNumber as lack:
+        return lines + [f"`real_heads`: {lack}.", ""]
+
+    def text(at, subject, form, *quantities):
+        values = at.get(subject, {})
+        return form.format(*(values[name] for name in quantities)) if set(quantities) <= set(values) else NOT_RUN
+
+    tolerances = (NUMERICAL_RANK, real_heads.EFFECTIVE_RANK)
     lines += [
         "Heads of byte-level language models trained with softmax and with CSQ, first and last layer, beside normal random "
-        "heads. Singular values above 1e-10 and, in brackets, above 1e-3 of the largest:",
+        "heads. Singular values above {} and, in brackets, above {} of the largest:".format(*map(exponential, tolerances)),
         "",
     ]
-
-    def grouped(experiment):
-        found = {}
-        for row in results.select("real_heads", experiment=experiment):
-            key = (row["data"], row["layer"], "causal" if row["causal"] == "1" else "full", row["tokens"], row["key_dim"])
-            at = found.setdefault((*key, row["features"]), {})
-            at.setdefault(row["subject"], {})[row["quantity"]] = float(row["value"])
-        return found
-
     subjects = ("scores", "exp", "exp_normalised", "square", "square_normalised")
+    quantities = [real_heads.rank_of(tolerance) for tolerance in tolerances]
     rows = [
-        (*key, *(f"{at[s]['rank_1e-10']:.0f} ({at[s]['rank_1e-3']:.0f})" for s in subjects))
-        for key, at in grouped("rank").items()
+        (*head, *(text(at, subject, "{:.0f} ({:.0f})", *quantities) for subject in subjects)) for head, at in rank.items()
     ]
     header = ("model", "layer", "mask", "n", "d", "D", "S", "exp(S)", "rows of sum 1", "(S + 1)²", "rows of sum 1")
     lines += table(header, rows)
     lines += ["Each mechanism against softmax on the same q, k, v, causal:", ""]
-    rows = []
-    for key, at in grouped("likeness").items():
-        if key[2] != "causal":
-            continue
-        for name, values in at.items():
-            rows.append(
-                (
-                    *key[:2],
-                    name,
-                    f"{100 * values['strongest_key_agreement']:.0f}%",
-                    f"{values['output_cosine']:.3f}",
-                    f"{values['entropy']:.2f}",
-                    f"{values['normalizer_min']:.3g} to {values['normalizer_max']:.3g}",
-                )
-            )
+    rows = [
+        (
+            model,
+            layer,
+            name,
+            text(at, name, "{:.0%}", "strongest_key_agreement"),
+            text(at, name, "{:.3f}", "output_cosine"),
+            text(at, name, "{:.2f}", "entropy"),
+            text(at, name, "{:.3g} to {:.3g}", "normalizer_min", "normalizer_max"),
+        )
+        for (model, layer, mask, *_), at in likeness.items()
+        if mask == "causal"
+        for name in sorted(at, key=lambda name: place(REAL_MECHANISMS, name))
+    ]
     header = ("model", "layer", "mechanism", "same strongest key", "cosine of outputs", "entropy, nats", "normaliser")
     lines += table(header, rows)
     lines += ["Relative error of float against double, worst over the heads and masks:", ""]
-    worst = {}
-    for row in results.select("real_heads", experiment="error"):
-        at = worst.setdefault(row["subject"], {})
-        at[row["quantity"]] = max(at.get(row["quantity"], 0), float(row["value"]))
-    rows = [
-        (name, *(f"{at[kind]:.1e}" if kind in at else DASH for kind in ("direct", "factored")))
-        for name, at in worst.items()
-    ]
+
+    def worst(name, form):
+        errors = [at[name][form] for at in error.values() if form in at.get(name, {})]
+        return f"{max(errors):.1e}" if errors else DASH
+
+    names = sorted(set().union(*error.values()), key=lambda name: place(REAL_MECHANISMS, name))
+    rows = [(name, worst(name, "direct"), worst(name, "factored")) for name in names]
     return lines + table(("mechanism", "direct", "factored"), rows)
 
 
@@ -612,7 +649,7 @@ def report(results, folder):
     lines += capacity_section(results, folder)
     lines += depth_section(results, folder)
     lines += real_section(results)
-    lines += ["## Not tested", "", *(f"- {what}" for what in claims.NOT_TESTED), ""]
+    lines += ["## Not tested", "", *(f"- {what}" for what in NOT_TESTED), ""]
     lines += runs_section(results)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -628,7 +665,7 @@ def main():
     if not folder.is_dir():
         print(f"report.py: {folder}: no such folder", file=sys.stderr)
         return 2
-    results = Results(folder)
+    results = Results.read(folder)
     try:
         import plots
 

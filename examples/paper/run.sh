@@ -218,7 +218,7 @@ work_side_by_side "$jobs" "$state/shared"
 failed=$(ls "$state/failed")
 rm -rf "$state"
 if [ "$quick" = true ]; then
-  python3 "$here/test_claims.py" || failed="$failed test_claims"
+  python3 -m unittest discover -s "$here/test_claims" -t "$here" || failed="$failed test_claims"
 else
   "$python" "$here/report.py" "$results" "$here/RESULTS.md" || failed="$failed report"
 fi

@@ -1,0 +1,15 @@
+"""What the runs say nothing about."""
+
+NOT_TESTED = (
+    "random projections of the features, and other ways to a smaller D",
+    "matrix units: what the O(n·d³) form gains or loses on hardware that multiplies matrices in one instruction",
+    "other β, scales and centrings than those named above, and more than one seed of the penalties, distillation, swap and "
+    "small embeddings",
+    "language modelling at any scale: the tasks here are synthetic and small",
+    "a layer's attention beyond 16k tokens: scaled, not timed",
+    "transformers on sequences longer than D, where the summary pays: the retrieval task has 64 tokens, D is 561",
+    "more steps, other rates and widths: one recipe for every mechanism, so that what does not learn has not learned in "
+    "so many steps",
+    "the backward pass of a whole layer, decode, grouped heads, GPUs",
+    "times on processors other than those named at the end, and on more than one thread",
+)
