@@ -9,8 +9,11 @@
 
 namespace CSQ_CODE {
 
+// Row-major. Not aligned by Eigen: how it aligns, and so frees, follows a unit's flags, and units of one program that
+// differ in them would free each other's matrices. Kernels ask for no alignment.
 template <class T>
-using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic,
+                             static_cast<int>(Eigen::RowMajor) | static_cast<int>(Eigen::DontAlign)>;
 
 // A dense Eigen object of any kind, and one whose elements lie in memory: a matrix, map or block, not an expression.
 template <class Dense>

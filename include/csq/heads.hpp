@@ -28,7 +28,9 @@ struct Head {
   Index token_stride = 0;
   Index dim_stride = 1;
 
-  T& operator()(Index token, Index axis) const { return data[token * token_stride + axis * dim_stride]; }
+  CSQ_ALWAYS_INLINE T& operator()(Index token, Index axis) const {
+    return data[token * token_stride + axis * dim_stride];
+  }
 };
 
 // Many heads. `shape` and `stride` are {batch, heads, tokens, dim}.
@@ -43,28 +45,29 @@ struct Heads {
   Heads() = default;
 
   // Contiguous [batch, heads, tokens, dim].
-  Heads(T* data_in, Shape shape_in) : data(data_in), shape(shape_in) {
+  CSQ_ALWAYS_INLINE Heads(T* data_in, Shape shape_in) : data(data_in), shape(shape_in) {
     stride[3] = 1;
     for (std::size_t axis = 3; axis-- > 0;)
       stride[axis] =
           detail::checked_product(stride[axis + 1], detail::larger<Index>(shape[axis + 1], 1), "Heads: shape");
   }
 
-  Heads(T* data_in, Shape shape_in, Shape stride_in) : data(data_in), shape(shape_in), stride(stride_in) {}
+  CSQ_ALWAYS_INLINE Heads(T* data_in, Shape shape_in, Shape stride_in)
+      : data(data_in), shape(shape_in), stride(stride_in) {}
 
   // Heads<float> → Heads<const float>.
   template <class Other>
-  requires(std::is_const_v<T>&& std::is_same_v<const Other, T> && !std::is_const_v<Other>)
+  requires(std::is_const_v<T>&& std::is_same_v<const Other, T> && !std::is_const_v<Other>) CSQ_ALWAYS_INLINE
       Heads(const Heads<Other>& other)
       : data(other.data), shape(other.shape), stride(other.stride) {}
 
-  Index batch() const { return shape[0]; }
-  Index heads() const { return shape[1]; }
-  Index tokens() const { return shape[2]; }
-  Index dim() const { return shape[3]; }
-  bool empty() const { return shape[0] == 0 || shape[1] == 0 || shape[2] == 0 || shape[3] == 0; }
+  CSQ_ALWAYS_INLINE Index batch() const { return shape[0]; }
+  CSQ_ALWAYS_INLINE Index heads() const { return shape[1]; }
+  CSQ_ALWAYS_INLINE Index tokens() const { return shape[2]; }
+  CSQ_ALWAYS_INLINE Index dim() const { return shape[3]; }
+  CSQ_ALWAYS_INLINE bool empty() const { return shape[0] == 0 || shape[1] == 0 || shape[2] == 0 || shape[3] == 0; }
 
-  Head<T> head(Index batch_index, Index head_index) const {
+  CSQ_ALWAYS_INLINE Head<T> head(Index batch_index, Index head_index) const {
     return {data + batch_index * stride[0] + head_index * stride[1], shape[2], shape[3], stride[2], stride[3]};
   }
 };

@@ -22,20 +22,28 @@ class KeptSummary {
     Index features = 0;
     Index scalar_bytes = 0;
 
-    bool operator==(const Sizes&) const = default;
+    CSQ_ALWAYS_INLINE bool operator==(const Sizes& other) const {
+      return key_heads == other.key_heads && rows == other.rows && features == other.features &&
+             scalar_bytes == other.scalar_bytes;
+    }
   };
 
-  bool empty() const { return sizes_ == Sizes{} || memory_.bytes() == 0; }  // as after a move
-  bool holds(const Sizes& sizes) const { return !empty() && sizes_ == sizes; }
-  void clear() { sizes_ = {}; }
-  std::size_t bytes() const { return memory_.bytes(); }
+  KeptSummary() = default;
+  CSQ_ALWAYS_INLINE KeptSummary(KeptSummary&&) noexcept = default;
+  CSQ_ALWAYS_INLINE KeptSummary& operator=(KeptSummary&&) noexcept = default;
+  CSQ_ALWAYS_INLINE ~KeptSummary() = default;
+
+  CSQ_ALWAYS_INLINE bool empty() const { return sizes_ == Sizes{} || memory_.bytes() == 0; }  // as after a move
+  CSQ_ALWAYS_INLINE bool holds(const Sizes& sizes) const { return !empty() && sizes_ == sizes; }
+  CSQ_ALWAYS_INLINE void clear() { sizes_ = {}; }
+  CSQ_ALWAYS_INLINE std::size_t bytes() const { return memory_.bytes(); }
 
   // The numbers of one key head, in memory that is valid until the next reserve.
   template <class T>
-  T* head(Index key_head) {
+  CSQ_ALWAYS_INLINE T* head(Index key_head) {
     return reinterpret_cast<T*>(memory_.reserve(0)) + key_head * sizes_.rows;
   }
-  void reserve(const Sizes& sizes) {
+  CSQ_ALWAYS_INLINE void reserve(const Sizes& sizes) {
     const Index numbers = detail::checked_product(sizes.key_heads, sizes.rows, "summary");
     memory_.reserve(static_cast<std::size_t>(detail::checked_product(numbers, sizes.scalar_bytes, "summary")));
     sizes_ = sizes;

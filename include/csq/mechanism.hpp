@@ -21,7 +21,7 @@ struct Quadratic {
   double c1 = 0;
   double c2 = 0;
 
-  Quadratic quadratic() const { return *this; }
+  CSQ_ALWAYS_INLINE Quadratic quadratic() const { return *this; }
 };
 
 // w(s) = eˢ. No finite summary exists, so there is no factored method.
@@ -29,27 +29,29 @@ struct Softmax {};
 
 // w(s) = s², the paper's raw square. Blind to the scale of the scores.
 struct Squared {
-  Quadratic quadratic() const { return {0, 0, 1}; }
+  CSQ_ALWAYS_INLINE Quadratic quadratic() const { return {0, 0, 1}; }
 };
 
 // w(s) = (s+β)², not centred by default.
 struct ShiftedQuadratic {
   double shift = 1;
 
-  Quadratic quadratic() const { return {shift * shift, 2 * shift, 1}; }
+  CSQ_ALWAYS_INLINE Quadratic quadratic() const { return {shift * shift, 2 * shift, 1}; }
 };
 
 // w(s) = (s+β)², centred by default: centred shifted-quadratic attention.
 struct Csq {
   double shift = 1;
 
-  Quadratic quadratic() const { return {shift * shift, 2 * shift, 1}; }
-  static Centering default_centering(bool causal) { return causal ? Centering::prefix : Centering::sequence; }
+  CSQ_ALWAYS_INLINE Quadratic quadratic() const { return {shift * shift, 2 * shift, 1}; }
+  CSQ_ALWAYS_INLINE static Centering default_centering(bool causal) {
+    return causal ? Centering::prefix : Centering::sequence;
+  }
 };
 
 // w(s) = 1 + s + s²/2 = ½(s+1)² + ½, the second-order Taylor polynomial of eˢ; never below ½.
 struct Taylor {
-  Quadratic quadratic() const { return {1, 1, 0.5}; }
+  CSQ_ALWAYS_INLINE Quadratic quadratic() const { return {1, 1, 0.5}; }
 };
 
 // w = φ(q)·φ(k), φ(x) = elu(x) + 1 elementwise (Katharopoulos et al. 2020); the O(n) baseline. A scale is an error.

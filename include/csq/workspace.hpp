@@ -13,17 +13,17 @@ namespace CSQ_TYPES {
 class Workspace {
  public:
   Workspace() = default;
-  Workspace(Workspace&& other) noexcept
+  CSQ_ALWAYS_INLINE Workspace(Workspace&& other) noexcept
       : memory_(std::exchange(other.memory_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  Workspace& operator=(Workspace&& other) noexcept {
+  CSQ_ALWAYS_INLINE Workspace& operator=(Workspace&& other) noexcept {
     std::swap(memory_, other.memory_);
     std::swap(bytes_, other.bytes_);
     return *this;
   }
-  ~Workspace() { release(); }
+  CSQ_ALWAYS_INLINE ~Workspace() { release(); }
 
   // At least `bytes` of memory aligned to a cache line, valid until the next reserve.
-  std::byte* reserve(std::size_t bytes) {
+  CSQ_ALWAYS_INLINE std::byte* reserve(std::size_t bytes) {
     if (bytes > bytes_) {
       release();
       memory_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{detail::cache_line}));
@@ -32,10 +32,10 @@ class Workspace {
     return memory_;
   }
 
-  std::size_t bytes() const { return bytes_; }
+  CSQ_ALWAYS_INLINE std::size_t bytes() const { return bytes_; }
 
  private:
-  void release() {
+  CSQ_ALWAYS_INLINE void release() {
     ::operator delete (memory_, std::align_val_t{detail::cache_line});
     memory_ = nullptr;
     bytes_ = 0;
