@@ -42,7 +42,7 @@ struct Heads {
   Shape shape{};
   Shape stride{};
 
-  Heads() = default;
+  CSQ_ALWAYS_INLINE Heads() = default;
 
   // Contiguous [batch, heads, tokens, dim].
   CSQ_ALWAYS_INLINE Heads(T* data_in, Shape shape_in) : data(data_in), shape(shape_in) {

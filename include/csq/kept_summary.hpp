@@ -28,7 +28,7 @@ class KeptSummary {
     }
   };
 
-  KeptSummary() = default;
+  CSQ_ALWAYS_INLINE KeptSummary() = default;
   CSQ_ALWAYS_INLINE KeptSummary(KeptSummary&&) noexcept = default;
   CSQ_ALWAYS_INLINE KeptSummary& operator=(KeptSummary&&) noexcept = default;
   CSQ_ALWAYS_INLINE ~KeptSummary() = default;

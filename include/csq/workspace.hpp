@@ -12,7 +12,7 @@ namespace CSQ_TYPES {
 // Not thread-safe: one workspace serves one call at a time. Grows as needed, never shrinks, contents are undefined.
 class Workspace {
  public:
-  Workspace() = default;
+  CSQ_ALWAYS_INLINE Workspace() = default;
   CSQ_ALWAYS_INLINE Workspace(Workspace&& other) noexcept
       : memory_(std::exchange(other.memory_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   CSQ_ALWAYS_INLINE Workspace& operator=(Workspace&& other) noexcept {
