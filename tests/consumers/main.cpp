@@ -20,9 +20,10 @@ int main(int argc, char** argv) {
   const csq::Matrix<float> out = csq::attention(csq::Csq{}, queries, keys, values);
 
   const float error = (out.array() - 2.0f).abs().maxCoeff();
-  std::cout << csq::build_info() << ", built for " << built_for << ", flags from csq: '" << flags_from_csq << "', error "
-            << error << '\n';
+  std::cout << csq::build_info() << ", built for " << built_for << ", flags from csq: '" << flags_from_csq
+            << "', error " << error << '\n';
   if (argc != 2 || argv[1] != built_for) return 1;
-  const bool flags_as_promised = built_for == "threads" || flags_from_csq.find_first_not_of(" ;") == std::string_view::npos;
+  const bool flags_as_promised =
+      built_for == "threads" || flags_from_csq.find_first_not_of(" ;") == std::string_view::npos;
   return flags_as_promised && out.rows() == 70 && out.cols() == 8 && error < 1e-5f ? 0 : 1;
 }
