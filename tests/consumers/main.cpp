@@ -1,6 +1,7 @@
 // A program that uses csq from outside. Weights sum to one, so values that are all alike come out as they went in.
 //
-//   consumer [threads|serial]   also checks that the program was built with OpenMP, or without
+//   consumer threads   checks that the program was built with OpenMP
+//   consumer serial    that it was not, and that csq's target added no flag at all
 #include <csq/csq.hpp>
 #include <iostream>
 #include <string_view>
@@ -10,6 +11,7 @@ constexpr std::string_view built_for = "threads";
 #else
 constexpr std::string_view built_for = "serial";
 #endif
+constexpr std::string_view flags_from_csq = FLAGS_FROM_CSQ;
 
 int main(int argc, char** argv) {
   const csq::Matrix<float> queries = csq::Matrix<float>::Random(70, 16);
@@ -18,7 +20,10 @@ int main(int argc, char** argv) {
   const csq::Matrix<float> out = csq::attention(csq::Csq{}, queries, keys, values);
 
   const float error = (out.array() - 2.0f).abs().maxCoeff();
-  std::cout << csq::build_info() << ", built for " << built_for << ", error " << error << '\n';
-  if (argc > 1 && argv[1] != built_for) return 1;
-  return out.rows() == 70 && out.cols() == 8 && error < 1e-5f ? 0 : 1;
+  std::cout << csq::build_info() << ", built for " << built_for << ", flags from csq: '" << flags_from_csq
+            << "', error " << error << '\n';
+  if (argc != 2 || argv[1] != built_for) return 1;
+  const bool flags_as_promised =
+      built_for == "threads" || flags_from_csq.find_first_not_of(" ;") == std::string_view::npos;
+  return flags_as_promised && out.rows() == 70 && out.cols() == 8 && error < 1e-5f ? 0 : 1;
 }

@@ -47,7 +47,8 @@ if(NOT is_quick)
   message(FATAL_ERROR "examples/quickstart.cpp is too slow to compile")
 endif()
 
-execute_process(COMMAND ${program} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+separate_arguments(emulator UNIX_COMMAND "${emulator}")
+execute_process(COMMAND ${emulator} ${program} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
 message(NOTICE "${output}")
 
 file(READ ${project_dir}/examples/quickstart.cpp source)

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -39,7 +40,8 @@ struct MessagePart {
   MessagePart(double value) : kind(Kind::real), real(value) {}
 };
 
-// Throws std::invalid_argument("csq: " + parts).
+// Throws std::invalid_argument("csq: " + parts). Where exceptions are switched off nobody can go on from an error: the
+// sentence goes to standard error and the program ends.
 [[noreturn]] inline void throw_invalid_argument(const MessagePart* parts, std::size_t count) {
   std::string message = "csq: ";
   for (std::size_t i = 0; i < count; ++i) {
@@ -49,7 +51,12 @@ struct MessagePart {
     if (parts[i].kind == MessagePart::Kind::real) std::snprintf(number, sizeof number, "%.6g", parts[i].real);
     message.append(parts[i].text).append(number);
   }
+#ifdef __cpp_exceptions
   throw std::invalid_argument(message);
+#else
+  std::fprintf(stderr, "%s\n", message.c_str());
+  std::abort();
+#endif
 }
 
 // The same. By value, so that text of any length is one type, and out of line: there are many checks, and a program

@@ -81,7 +81,7 @@ void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& pac
 
   const bool exponential = problem.forward.weight.kind == Weight::Kind::exponential;
   const Head<const T> normalizer = problem.normalizer.head(batch, head);
-  T factor[size];
+  T factor[std::size_t{size}];
   for (Index row = 0; row < size; ++row) {
     factor[row] = block.log_normalizer[row] = block.dot[row] = 0;
     if (row >= count) continue;

@@ -4,7 +4,7 @@
 // 1.0e-7 in float, 4e-18 in double before rounding), halved, times 2^(n+1). Below 2^-125 (2^-1021) the result
 // stays there. The magic number leaves n + 1 plus the exponent's bias in the low bits of the sum, which shifted are
 // 2^(n+1). A NaN of any payload stays one, as it would not if n were added to the exponent bits; the bias itself, an
-// odd number, would round ties the other way. C-style casts of vectors keep the bits.
+// odd number, would round ties the other way. Casts of vectors keep the bits.
 CSQ_INLINE void exp2_in_place(Vector<float>& x) {
   constexpr float smallest = -125.0f;
   constexpr float magic = 12582912.0f + 128.0f;  // 1.5·2^23 and the bias of 2^(n+1)
@@ -19,8 +19,8 @@ CSQ_INLINE void exp2_in_place(Vector<float>& x) {
   p = p * f + half * 2.402210748530833884e-01f;
   p = p * f + half * 6.931471880262287666e-01f;
   p = p * f + half * 1.000000075454897219e+00f;
-  const Integers<float> power = (Integers<float>)shifted << 23;
-  x = p * (Vector<float>)power;
+  const Integers<float> power = reinterpret_cast<Integers<float>>(shifted) << 23;
+  x = p * reinterpret_cast<Vector<float>>(power);
 }
 CSQ_INLINE void exp2_in_place(Vector<double>& x) {
   constexpr double smallest = -1021.0;
@@ -42,8 +42,8 @@ CSQ_INLINE void exp2_in_place(Vector<double>& x) {
   p = p * f + half * 2.402265069591015823e-01;
   p = p * f + half * 6.931471805599452862e-01;
   p = p * f + half * 1.0;
-  const Integers<double> power = (Integers<double>)shifted << 52;
-  x = p * (Vector<double>)power;
+  const Integers<double> power = reinterpret_cast<Integers<double>>(shifted) << 52;
+  x = p * reinterpret_cast<Vector<double>>(power);
 }
 
 // φ(x) = x + 1 for x > 0, eˣ otherwise (Katharopoulos et al. 2020).

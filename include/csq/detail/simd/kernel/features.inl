@@ -147,7 +147,7 @@ struct ReadPanel {
 
 template <class T, int Width>
 CSQ_INLINE void read_strip(const ReadBlock<T>& block, Index first, Index last, Index token) {
-  Vector<T> sum[Width];
+  Vector<T> sum[std::size_t{Width}];
   CSQ_UNROLL
   for (int v = 0; v < Width; ++v) load<T>(block.normalizer_rows + token + v * lanes<T>, sum[v]);
   const ReadPanel<T, Width> panel{first, block.panel + token, block.normalizer + (first - block.first),

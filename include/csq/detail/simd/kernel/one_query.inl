@@ -7,7 +7,7 @@ CSQ_INLINE void scores_of_keys(const OneQueryBlock<T>& block, Index first, Index
   constexpr int size = static_cast<int>(lanes<T>);
   using All = std::make_integer_sequence<Index, lanes<T>>;
   const bool odd_length = 2 * vector_bytes > 64 && block.dim % (2 * lanes<T>) != 0;  // rows are whole cache lines
-  Vector<T> sums[size];
+  Vector<T> sums[std::size_t{size}];
   // All keys unrolled is 8% faster at m = 4096 than four, and 0.2 s slower to compile.
   CSQ_UNROLL
   for (int lane = 0; lane < size; ++lane) {
@@ -92,7 +92,7 @@ CSQ_INLINE void weigh(const OneQueryBlock<T>& block, const Evaluate& evaluate) {
 // numerator += Σ_j weight_j·value_j for Columns vectors, even and odd keys apart to hide the latency of a sum.
 template <class T, int Columns>
 CSQ_INLINE void add_values(const OneQueryBlock<T>& block, Index column) {
-  Vector<T> sum[2][Columns] = {};
+  Vector<T> sum[2][std::size_t{Columns}] = {};
   const T* values = block.values + column;
   Index key = 0;
   for (; key + 2 <= block.keys; key += 2) {

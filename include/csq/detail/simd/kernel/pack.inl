@@ -12,7 +12,7 @@ template <class T>
 __attribute__((noinline)) void transpose_square(const T* source, Index source_stride, T* target, Index target_stride) {
   constexpr int size = static_cast<int>(lanes<T>);
   using All = std::make_integer_sequence<Index, lanes<T>>;
-  Vector<T> rows[size], next[size];
+  Vector<T> rows[std::size_t{size}], next[std::size_t{size}];
   CSQ_UNROLL
   for (int row = 0; row < size; ++row) load<T>(source + row * source_stride, rows[row]);
   CSQ_UNROLL

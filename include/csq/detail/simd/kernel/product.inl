@@ -20,13 +20,13 @@ CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, 
   const bool fetches = upcoming.at < upcoming.end;
   std::uintptr_t next = fetches ? upcoming.at : reinterpret_cast<std::uintptr_t>(b);
   const std::uintptr_t line = fetches ? 64 : 0;
-  Vector<T> sum[Rows][Columns] = {};
+  Vector<T> sum[std::size_t{Rows}][std::size_t{Columns}] = {};
   for (Index k = 0; k < depth; ++k) {
     if (k % 4 == 0) {
       __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
       next += line;
     }
-    Vector<T> b_row[Columns];
+    Vector<T> b_row[std::size_t{Columns}];
     CSQ_UNROLL
     for (int column = 0; column < Columns; ++column) load<T>(b + column * lanes<T>, b_row[column]);
     CSQ_UNROLL

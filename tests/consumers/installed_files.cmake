@@ -1,0 +1,16 @@
+# What an installation put under `prefix`.   cmake -D prefix=FOLDER -D expected=csq|none -P installed_files.cmake
+cmake_minimum_required(VERSION 3.21)
+
+set(files include/csq/csq.hpp share/cmake/csq/csq-config.cmake share/licenses/csq/LICENSE)
+if(expected STREQUAL "csq")
+  foreach(file IN LISTS files)
+    if(NOT EXISTS ${prefix}/${file})
+      message(SEND_ERROR "${file} is not installed")
+    endif()
+  endforeach()
+else()
+  file(GLOB_RECURSE found RELATIVE ${prefix} ${prefix}/*csq*)
+  if(found)
+    message(FATAL_ERROR "installed with a project that only uses csq: ${found}")
+  endif()
+endif()
