@@ -6,16 +6,13 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <vector>
 
 #include "../examples/npy.hpp"
@@ -51,33 +48,9 @@ inline std::string directory() {
 // How many forward cases the directory must hold: a test that found none would pass.
 inline std::size_t expected_count() { return std::getenv("CSQ_GOLDEN_DIR") != nullptr ? whole_set : shipped_cases; }
 
-// npy.hpp reads C order only, and some gradients of one head are stored as their transposes, in Fortran order.
-inline npy::Array<double> read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-  constexpr std::string_view fortran = "'fortran_order': True";
-  const std::size_t order = bytes.find(fortran);
-  if (order == std::string::npos) return npy::read<double>(path);
-  const std::size_t end = bytes.find('\n', order);
-  std::string text = bytes.substr(10, end - 10);
-  text.replace(order - 10, fortran.size(), "'fortran_order': False");
-  const npy::Header header = npy::parse_header(path, text);
-  std::vector<double> stored(static_cast<std::size_t>(header.count));
-  if (header.dtype != "<f8" || header.shape.size() != 3 || bytes.size() - end - 1 != stored.size() * sizeof(double))
-    throw std::runtime_error(path + ": expected three axes of float64");
-  std::memcpy(stored.data(), bytes.data() + end + 1, stored.size() * sizeof(double));
-  npy::Array<double> array{header.shape, {}};
-  const auto [heads, tokens, dim] = std::tuple{header.shape[0], header.shape[1], header.shape[2]};
-  for (Index h = 0; h < heads; ++h)
-    for (Index t = 0; t < tokens; ++t)
-      for (Index a = 0; a < dim; ++a)
-        array.data.push_back(stored[static_cast<std::size_t>(h + heads * (t + tokens * a))]);
-  return array;
-}
-
 // [heads, tokens, dim], or [heads, tokens] with dim 1.
 inline Tensor load_tensor(const std::string& path) {
-  npy::Array<double> array = read(path);
+  npy::Array<double> array = npy::read<double>(path);
   if (array.shape.size() == 2) array.shape.push_back(1);
   if (array.shape.size() != 3) throw std::runtime_error(path + ": expected two or three axes");
   Tensor tensor(1, array.shape[0], array.shape[1], array.shape[2]);

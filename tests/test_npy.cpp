@@ -61,6 +61,7 @@ TEST_CASE("npy: every dtype and version is read and converted") {
     INFO("version " << int(version));
     CHECK(read(npy_bytes("<f4", "False", "(3,)", raw<float>({1, -2, 3}), version)).data == expected);
     CHECK(read(npy_bytes("<f8", "False", "(3,)", raw<double>({1, -2, 3}), version)).data == expected);
+    CHECK(read(npy_bytes("<i4", "False", "(3,)", raw<std::int32_t>({1, -2, 3}), version)).data == expected);
     CHECK(read(npy_bytes("<i8", "False", "(3,)", raw<std::int64_t>({1, -2, 3}), version)).data == expected);
     CHECK(read(npy_bytes("<f2", "False", "(3,)", raw<std::uint16_t>({0x3c00, 0xc000, 0x4200}), version)).data ==
           expected);
@@ -79,6 +80,65 @@ TEST_CASE("npy: half precision, subnormals and what is not finite included") {
   CHECK(std::signbit(npy::float_from_half(0x8000)));
 }
 
+TEST_CASE("npy: whole numbers are read from whole numbers alone") {
+  const TemporaryFolder folder;
+  const auto read = [&](const std::string& bytes) { return npy::read<std::int64_t>(folder.file("array.npy", bytes)); };
+  const std::int64_t large = (std::int64_t{1} << 53) + 1;
+  CHECK(read(npy_bytes("<i4", "False", "(2,)", raw<std::int32_t>({1, -2}))).data == std::vector<std::int64_t>{1, -2});
+  CHECK(read(npy_bytes("<i8", "False", "(1,)", raw<std::int64_t>({large}))).data == std::vector<std::int64_t>{large});
+  CHECK_THROWS_AS(read(npy_bytes("<f8", "False", "(1,)", raw<double>({1}))), std::runtime_error);
+}
+
+// Element [i, j, …] of shape (a, b, …) lies at i + a·(j + b·…) in Fortran order; big enough for several tiles, in rows,
+// in columns and in both.
+TEST_CASE("npy: Fortran order is read into C order, whatever the sizes") {
+  const TemporaryFolder folder;
+  for (const std::vector<npy::Index>& shape : std::vector<std::vector<npy::Index>>{{},
+                                                                                   {7},
+                                                                                   {2, 3},
+                                                                                   {3, 1},
+                                                                                   {1, 3},
+                                                                                   {0, 3},
+                                                                                   {3, 0},
+                                                                                   {2, 3, 4},
+                                                                                   {2, 1, 5, 3},
+                                                                                   {3, 1, 1},
+                                                                                   {40000, 37},
+                                                                                   {5, 37},
+                                                                                   {3, 300000},
+                                                                                   {3, 17, 1000, 19}}) {
+    INFO(npy::shape_text(shape));
+    npy::Index count = 1;
+    for (const npy::Index size : shape) count *= size;
+    std::vector<float> stored(static_cast<std::size_t>(count)), expected(stored.size());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      npy::Index rest = npy::Index(i), at = 0, stride = count;
+      for (std::size_t axis = shape.size(); axis-- > 0; rest /= shape[axis]) {
+        stride /= shape[axis];
+        at += rest % shape[axis] * stride;
+      }
+      expected[i] = float(i % 16777213);
+      stored[std::size_t(at)] = expected[i];
+    }
+    const std::string path = folder.file("array.npy", npy_bytes("<f4", "True", npy::shape_text(shape), raw(stored)));
+    const auto array = npy::read<float>(path);
+    CHECK(array.shape == shape);
+    CHECK((array.data == expected));
+    const auto converted = npy::read<double>(path);
+    CHECK((converted.data == std::vector<double>(expected.begin(), expected.end())));
+  }
+}
+
+TEST_CASE("npy: a file that cannot be written whole is what it was") {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("array.npy", "precious");
+  CHECK_THROWS_AS(npy::write<float>(path, std::vector<npy::Index>{2}, std::vector<float>{1}), std::runtime_error);
+  CHECK(std::filesystem::file_size(path) == 8);
+  CHECK_THROWS_WITH(npy::write<float>("/dev/full", std::vector<npy::Index>{1}, std::vector<float>{1}),
+                    "/dev/full: No space left on device");
+  CHECK(std::filesystem::is_character_file("/dev/full"));
+}
+
 TEST_CASE("npy: every wrong file is named, with what is wrong") {
   const TemporaryFolder folder;
   const std::string data = raw<float>({1, 2, 3});
@@ -90,15 +150,16 @@ TEST_CASE("npy: every wrong file is named, with what is wrong") {
       {"header cut off", right.substr(0, 30), "truncated in its header"},
       {"length cut off", right.substr(0, 9), "truncated in its header"},
       {"data cut off", right.substr(0, right.size() - 1), "needs 12 bytes but 11 are there"},
-      {"Fortran order", npy_bytes("<f4", "True", "(3,)", data), "Fortran order"},
       {"no order", npy_bytes("<f4", "Maybe", "(3,)", data), "fortran_order"},
       {"big-endian", npy_bytes(">f4", "False", "(3,)", data), "unsupported dtype '>f4'"},
-      {"32-bit integers", npy_bytes("<i4", "False", "(3,)", data), "unsupported dtype '<i4'"},
+      {"bytes", npy_bytes("|u1", "False", "(3,)", data), "unsupported dtype '|u1'"},
       {"complex", npy_bytes("<c8", "False", "(3,)", data), "unsupported dtype '<c8'"},
       {"no shape", npy_bytes("<f4", "False", "3", data), "no readable shape"},
       {"negative size", npy_bytes("<f4", "False", "(-3,)", data), "no readable shape"},
       {"size that overflows", npy_bytes("<f4", "False", "(99999999999999999999,)", data), "overflows"},
       {"product that overflows", npy_bytes("<f4", "False", "(4294967296, 4294967296)", data), "overflows"},
+      {"product that overflows beside a zero", npy_bytes("<f4", "False", "(0, 4294967296, 4294967296)", data),
+       "overflows"},
       {"bytes that overflow", npy_bytes("<f8", "False", "(2305843009213693952,)", data), "overflows"},
       {"huge but possible", npy_bytes("<f8", "False", "(100000000000000000,)", data), "truncated"},
       {"structured",
