@@ -1,15 +1,11 @@
 // The program `attend` from outside: golden cases in and out of files, and what it does with wrong arguments.
-#include <sys/wait.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <limits>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "attend_process.hpp"
 #include "catch.hpp"
 #include "compare.hpp"
 #include "golden.hpp"
@@ -22,40 +18,6 @@ namespace {
 
 using reference::Index;
 using reference::Tensor;
-using Words = std::vector<std::string>;
-
-struct Finished {
-  int exit_code = -1;
-  std::string output, error;
-};
-
-std::string contents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// Runs attend with these words, each as it is; `variable` is an assignment of its environment, or nothing.
-Finished run_attend(const TemporaryFolder& folder, const Words& words, const std::string& variable = "") {
-  std::string command = variable + " '" CSQ_ATTEND "'";
-  for (const std::string& word : words) command += " '" + word + "'";
-  command += " >'" + folder.file("stdout") + "' 2>'" + folder.file("stderr") + "'";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, contents(folder.file("stdout")),
-          contents(folder.file("stderr"))};
-}
-
-std::string number(double value) {
-  std::ostringstream text;
-  text.precision(17);
-  text << value;
-  return text.str();
-}
-
-std::string list(const std::vector<double>& values) {
-  std::string text;
-  for (const double value : values) text += (text.empty() ? "" : ",") + number(value);
-  return text;
-}
 
 // Every way to say the mechanism of a case, without a method.
 std::vector<Words> mechanism_words(const golden::Case& c) {
@@ -80,15 +42,6 @@ std::vector<Words> mechanism_words(const golden::Case& c) {
 }
 
 bool has_factored(const Words& words) { return words[1] != "softmax" && words[1] != "polynomial"; }
-
-Words input_words(const std::string& folder) {
-  return {"--q", folder + "/q.npy", "--k", folder + "/k.npy", "--v", folder + "/v.npy"};
-}
-
-Words operator+(Words left, const Words& right) {
-  left.insert(left.end(), right.begin(), right.end());
-  return left;
-}
 
 void check_file(const std::string& path, const Tensor& expected, const std::vector<Index>& shape, double tolerance,
                 const char* dtype) {
@@ -118,9 +71,9 @@ TEST_CASE("attend: golden cases, both dtypes, every method") {
           INFO(c.name << ", " << mechanism[1] << ", " << dtype << ", " << method);
           std::filesystem::remove(out);
           std::filesystem::remove(normalizer);
-          const Finished run = run_attend(folder, mechanism + input_words(c.folder) +
-                                                      Words{"--out", out, "--normalizer", normalizer, "--dtype", dtype,
-                                                            "--method", method, "--threads", "1"});
+          const Finished run = run_attend(
+              mechanism + input_words(c.folder) +
+              Words{"--out", out, "--normalizer", normalizer, "--dtype", dtype, "--method", method, "--threads", "1"});
           INFO(run.error);
           REQUIRE(run.exit_code == 0);
           CHECK(run.error.empty());
@@ -154,11 +107,10 @@ TEST_CASE("attend: golden gradients, both dtypes, every method") {
           INFO(c.name << ", " << mechanism[1] << ", " << dtype << ", " << method);
           for (const char* name : {"dq", "dk", "dv", "dshift"}) std::filesystem::remove(folder.file(name));
           const Words shift = has_shift ? Words{"--dshift", folder.file("dshift")} : Words{};
-          const Finished run =
-              run_attend(folder, mechanism + input_words(c.folder) + shift +
-                                     Words{"--out", folder.file("o"), "--dout", c.folder + "/do.npy", "--dq",
-                                           folder.file("dq"), "--dk", folder.file("dk"), "--dv", folder.file("dv"),
-                                           "--dtype", dtype, "--method", method, "--threads", "1"});
+          const Finished run = run_attend(mechanism + input_words(c.folder) + shift +
+                                          Words{"--out", folder.file("o"), "--dout", c.folder + "/do.npy", "--dq",
+                                                folder.file("dq"), "--dk", folder.file("dk"), "--dv", folder.file("dv"),
+                                                "--dtype", dtype, "--method", method, "--threads", "1"});
           INFO(run.error);
           REQUIRE(run.exit_code == 0);
           const bool is_double = std::string(dtype) == "f64";
@@ -183,9 +135,9 @@ TEST_CASE("attend: chunks") {
     if (c.name != "csq_gqa_causal" && c.name != "taylor_square" && c.name != "linear_causal") continue;
     for (const char* chunk : {"1", "7", "16"}) {
       INFO(c.name << ", chunk " << chunk);
-      const Finished run = run_attend(
-          folder, mechanism_words(c).back() + input_words(c.folder) +
-                      Words{"--out", folder.file("o.npy"), "--method", "factored", "--chunk", chunk, "--dtype", "f64"});
+      const Finished run =
+          run_attend(mechanism_words(c).back() + input_words(c.folder) +
+                     Words{"--out", folder.file("o.npy"), "--method", "factored", "--chunk", chunk, "--dtype", "f64"});
       REQUIRE(run.exit_code == 0);
       CHECK(distance(npy::read<double>(folder.file("o.npy")).data, c.output.values) <= 1e-10);
     }
@@ -200,7 +152,7 @@ TEST_CASE("attend: one line about what was done; defaults; two axes; half precis
   npy::write<double>(folder.file("v.npy"), std::vector<Index>{2, 3}, v);
   const Words inputs = input_words(folder.file(""));
   const Words outputs{"--out", folder.file("o.npy"), "--normalizer", folder.file("z.npy")};
-  const Finished run = run_attend(folder, Words{"--mechanism", "csq"} + inputs + outputs);
+  const Finished run = run_attend(Words{"--mechanism", "csq"} + inputs + outputs);
   INFO(run.error);
   REQUIRE(run.exit_code == 0);
   CHECK(std::count(run.output.begin(), run.output.end(), '\n') == 1);
@@ -220,7 +172,7 @@ TEST_CASE("attend: one line about what was done; defaults; two axes; half precis
   check_file(folder.file("z.npy"), expected.statistic, {3}, 1e-6, "<f4");
 
   folder.file("k.npy", npy_bytes("<f2", "False", "(2, 2)", raw<std::uint16_t>({0, 0x3c00, 0x3c00, 0x3c00})));
-  REQUIRE(run_attend(folder, Words{"--mechanism", "csq", "--dtype", "f64"} + inputs + outputs).exit_code == 0);
+  REQUIRE(run_attend(Words{"--mechanism", "csq", "--dtype", "f64"} + inputs + outputs).exit_code == 0);
   check_file(folder.file("o.npy"), expected.output, {3, 3}, 1e-14, "<f8");
 }
 
@@ -230,8 +182,8 @@ TEST_CASE("attend: an empty row has log-sum-exp minus infinity") {
   npy::write<double>(folder.file("k.npy"), std::vector<Index>{1, 1}, std::vector<double>{3});
   npy::write<double>(folder.file("v.npy"), std::vector<Index>{1, 1}, std::vector<double>{4});
   const Finished run =
-      run_attend(folder, Words{"--mechanism", "softmax", "--causal", "--scale", "-0.5"} + input_words(folder.file("")) +
-                             Words{"--out", folder.file("o.npy"), "--normalizer", folder.file("z.npy")});
+      run_attend(Words{"--mechanism", "softmax", "--causal", "--scale", "-0.5"} + input_words(folder.file("")) +
+                 Words{"--out", folder.file("o.npy"), "--normalizer", folder.file("z.npy")});
   INFO(run.error);
   REQUIRE(run.exit_code == 0);
   CHECK(npy::read<double>(folder.file("o.npy")).data == std::vector<double>{0, 4});
@@ -251,10 +203,14 @@ TEST_CASE("attend: wrong arguments and files give one line, exit 2 and no output
   write("wide.npy", {2, 6, 4});
   write("three_heads.npy", {3, 6, 3});
   write("three_values.npy", {3, 6, 2});
-  write("four_axes.npy", {1, 2, 6, 3});
+  write("five_axes.npy", {1, 1, 2, 6, 3});
+  write("one_axis.npy", {6});
+  write("two_batches.npy", {2, 2, 6, 3});
+  write("empty_rows.npy", {4, 5, 0});
   folder.file("text.npy", "this is not an array");
   folder.file("short.npy", npy_bytes("<f4", "False", "(2, 6, 3)", "abc"));
-  folder.file("fortran.npy", npy_bytes("<f4", "True", "(1, 1, 1)", raw<float>({1})));
+  folder.file("lengths.npy", npy_bytes("<i8", "False", "(2,)", raw<std::int64_t>({6, 6})));
+  folder.file("real_lengths.npy", npy_bytes("<f8", "False", "(1,)", raw<double>({6})));
   folder.file("complex.npy", npy_bytes("<c8", "False", "(1, 1, 1)", raw<double>({1})));
   const std::string out = folder.file("o.npy"), normalizer = folder.file("z.npy");
 
@@ -280,19 +236,32 @@ TEST_CASE("attend: wrong arguments and files give one line, exit 2 and no output
       {"factored softmax", {"--mechanism", "softmax", "--method", "factored"}, "factored"},
       {"quadratic without coefficients", {"--mechanism", "quadratic"}, "coefficients"},
       {"two coefficients", {"--mechanism", "quadratic", "--coefficients", "1,2"}, "coefficients"},
+      {"positive polynomial without coefficients", {"--mechanism", "positive_polynomial"}, "coefficients"},
+      {"radius for polynomial", {"--mechanism", "polynomial", "--coefficients", "1", "--radius", "2"}, "--radius"},
+      {"floor for csq", csq + Words{"--floor", "2"}, "--floor"},
+      {"radius of zero", {"--mechanism", "positive_polynomial", "--coefficients", "1", "--radius", "0"}, "radius is 0"},
+      {"negative floor", {"--mechanism", "positive_polynomial", "--coefficients", "1", "--floor", "-1"}, "floor is -1"},
       {"coefficients that are no numbers", {"--mechanism", "polynomial", "--coefficients", "1,x"}, "coefficients"},
       {"a quadratic below zero", {"--mechanism", "quadratic", "--coefficients", "0,1,1"}, "negative"},
       {"key length beyond the keys", csq + Words{"--key-length", "7"}, "key_length"},
       {"negative key length", csq + Words{"--key-length", "-1"}, "key_length"},
+      {"key length that is no number", csq + Words{"--key-length", "5.5"}, "--key-length: '5.5'"},
+      {"key lengths of a batch there is not", csq + Words{"--key-length", folder.file("lengths.npy")}, "key_length"},
+      {"key lengths that are no whole numbers", csq + Words{"--key-length", folder.file("real_lengths.npy")},
+       "must be little-endian int32 or int64"},
+      {"key lengths from no file", csq + Words{"--key-length", folder.file("none.npy")}, "No such file or directory"},
       {"negative chunk", csq + Words{"--chunk", "-1"}, "chunk"},
       {"negative threads", csq + Words{"--threads", "-1"}, "threads"},
       {"causal prefix means with fewer queries than keys", csq + Words{"--causal"}, "query_history"},
-      {"missing file", csq, "missing.npy", "missing.npy"},
+      {"missing file", csq, "missing.npy: No such file or directory", "missing.npy"},
+      {"folder", csq, "Is a directory", ""},
       {"not an array", csq, "text.npy", "text.npy"},
       {"truncated array", csq, "truncated", "q.npy", "short.npy"},
-      {"Fortran order", csq, "Fortran", "q.npy", "k.npy", "fortran.npy"},
       {"complex array", csq, "<c8", "complex.npy"},
-      {"four axes", csq, "four_axes.npy", "four_axes.npy"},
+      {"five axes", csq, "five_axes.npy", "five_axes.npy"},
+      {"one axis", csq, "one_axis.npy", "one_axis.npy"},
+      {"batches that differ", csq, "batch", "two_batches.npy"},
+      {"rows of nothing", csq, "empty_rows.npy", "empty_rows.npy"},
       {"dims that differ", csq, "dim", "q.npy", "wide.npy"},
       {"keys and values of different heads", csq, "heads", "q.npy", "three_heads.npy"},
       {"heads that do not divide", csq, "heads", "q.npy", "three_heads.npy", "three_values.npy"},
@@ -315,11 +284,10 @@ TEST_CASE("attend: wrong arguments and files give one line, exit 2 and no output
     add_path("--k", call.k);
     add_path("--v", call.v);
     for (std::size_t i = 0; i + 1 < call.outputs.size(); i += 2) add_path(call.outputs[i].c_str(), call.outputs[i + 1]);
-    const Finished run = run_attend(folder, words);
+    const Finished run = run_attend(words);
     INFO(call.what << ": " << run.error);
     CHECK(run.exit_code == 2);
-    CHECK(run.output.empty());
-    CHECK(std::count(run.error.begin(), run.error.end(), '\n') == 1);
+    CHECK(run.one_line_of_error());
     CHECK(run.error.find(call.message) != std::string::npos);
     CHECK_FALSE(std::filesystem::exists(out));
     CHECK_FALSE(std::filesystem::exists(normalizer));
@@ -328,10 +296,21 @@ TEST_CASE("attend: wrong arguments and files give one line, exit 2 and no output
 
   // What was there before is kept, and the call without the mistake works.
   folder.file("o.npy", "precious");
-  CHECK(run_attend(folder, csq + input_words(folder.file("")) + Words{"--out", out, "--scale", "nan"}).exit_code == 2);
+  CHECK(run_attend(csq + input_words(folder.file("")) + Words{"--out", out, "--scale", "nan"}).exit_code == 2);
   CHECK(contents(out) == "precious");
-  CHECK(run_attend(folder, csq + input_words(folder.file("")) + Words{"--out", out}).exit_code == 0);
+  CHECK(run_attend(csq + input_words(folder.file("")) + Words{"--out", out}).exit_code == 0);
   CHECK(npy::read<float>(out).shape == std::vector<npy::Index>{4, 5, 2});
+}
+
+TEST_CASE("attend: its version, and where it cannot be told") {
+  const TemporaryFolder folder;
+  const Finished run = run_attend({"--version"});
+  CHECK(run.exit_code == 0);
+  CHECK(run.output == csq::build_info() + "\n");
+  CHECK(run.error.empty());
+  const Finished full = run_attend({"--version"}, "exec >/dev/full;");
+  CHECK(full.exit_code == 2);
+  CHECK(full.one_line_of_error());
 }
 
 TEST_CASE("attend: an instruction set that is none gives one line and exit 2, with threads too") {
@@ -340,7 +319,7 @@ TEST_CASE("attend: an instruction set that is none gives one line and exit 2, wi
     npy::write<float>(folder.file(name), std::vector<Index>{600, 8}, std::vector<float>(4800, 0.5f));
   const Words words = Words{"--mechanism", "softmax", "--threads", "2"} + input_words(folder.file("")) +
                       Words{"--out", folder.file("o.npy")};
-  const Finished run = run_attend(folder, words, "CSQ_SIMD=sse9");
+  const Finished run = run_attend(words, "CSQ_SIMD=sse9");
   INFO(run.error);
   CHECK(run.exit_code == 2);
   CHECK(std::count(run.error.begin(), run.error.end(), '\n') == 1);
