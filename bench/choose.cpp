@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "support/disturbance.hpp"
 #include "support/progress.hpp"
 #include "support/timed_call.hpp"
 
@@ -37,7 +38,7 @@ Cell measure(const csq::Shape& shape, const Settings& settings) {
     return bench::timed_call("", csq::Csq{}, method, bench::Pass::forward, shape, settings.threads);
   };
   bench::TimedCall direct = call(csq::Method::direct);
-  if (csq::detail::served_directly(shape)) {  // the same path under both names
+  if (bench::served_directly(shape)) {  // the same path under both names
     cell.direct = cell.factored = 1;
     return cell;
   }
@@ -52,12 +53,18 @@ Cell measure(const csq::Shape& shape, const Settings& settings) {
 }
 
 const char* mark(const Cell& cell) {
-  if (csq::detail::served_directly(cell.shape)) return "=";
+  if (bench::served_directly(cell.shape)) return "=";
   return cell.chosen_factored ? "F" : "D";
 }
 
 int run(const Settings& settings) {
   bench::Progress progress;
+  progress.show("FMA peak", "");
+  bench::Machine machine;
+  machine.threads = settings.threads;
+  machine.cores = bench::usable_cores();
+  machine.peak_one_thread = bench::measure_fma_peak(csq::simd_name(), 1);
+  machine.peak_all_threads = bench::measure_fma_peak(csq::simd_name(), machine.threads);
   std::vector<Cell> cells;
   for (const Index dim : settings.dims)
     for (const bool causal : {false, true})
@@ -76,7 +83,8 @@ int run(const Settings& settings) {
   progress.finish();
 
   std::printf("%s, %d threads. D direct, F factored, = the same path; +x%%: slower than the better method\n",
-              csq::build_info().c_str(), csq::detail::usable_threads(settings.threads));
+              csq::build_info().c_str(), settings.threads);
+  if (bench::threads_do_not_help(machine)) std::printf("TOO BUSY TO JUDGE: %s\n", bench::speedup_text(machine).c_str());
   std::printf("%4s %6s %5s ", "d", "mask", "heads");
   for (Index tokens = 64; tokens <= settings.max_tokens; tokens *= 2)
     std::printf("%9lld", static_cast<long long>(tokens));
@@ -109,14 +117,16 @@ int run(const Settings& settings) {
 }  // namespace
 
 int main(int count, char** words) {
+  bench::let_waiting_threads_sleep(words);
   CLI::App app("How often Method::automatic is within 10% of the better method");
   Settings settings;
   app.add_option("--dims", settings.dims, "head sizes")->delimiter(',')->check(CLI::Range(1, 512));
   app.add_option("--max-n", settings.max_tokens, "longest sequence")->check(CLI::Range(64, 1 << 20));
-  app.add_option("--threads", settings.threads, "0 = all")->check(CLI::NonNegativeNumber);
+  app.add_option("--threads", settings.threads, "0 = all; at most one a processor");
   app.add_option("--rounds", settings.rounds, "samples near a tie, times four")->check(CLI::PositiveNumber);
   CLI11_PARSE(app, count, words);
   try {
+    settings.threads = bench::threads_for("--threads", settings.threads);
     return run(settings);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "choose: %s\n", error.what());

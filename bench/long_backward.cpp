@@ -19,6 +19,7 @@
 #include "support/inputs.hpp"
 #include "support/passes.hpp"
 #include "support/statistics.hpp"
+#include "support/threads.hpp"
 
 namespace {
 
@@ -30,7 +31,8 @@ constexpr double megabyte = 1e6;
 constexpr csq::Csq mechanism{};
 
 csq::Shape shape_of(Index tokens) {
-  return {.queries = tokens, .keys = tokens, .key_dim = dim, .value_dim = dim, .causal = true};
+  return {
+      .queries = tokens, .keys = tokens, .key_dim = dim, .value_dim = dim, .heads = 1, .kv_heads = 1, .causal = true};
 }
 
 double peak_memory() {
@@ -120,6 +122,7 @@ bool check(const std::string& name, bench::Inputs& inputs, Index tokens, bool wi
 }  // namespace
 
 int main(int count, char** words) {
+  bench::let_waiting_threads_sleep(words);
   const Index tokens = count > 1 ? std::atoll(words[1]) : 65536;
   if (count > 2 || tokens < 1 || tokens > (Index{1} << 24)) {
     std::fprintf(stderr, "long_backward: takes one number, the tokens, between 1 and 16777216\n");
@@ -128,7 +131,7 @@ int main(int count, char** words) {
   try {
     std::printf("CSQ forward and backward, n = %lld, d = %lld, causal, one head, factored; %s, %d threads\n",
                 static_cast<long long>(tokens), static_cast<long long>(dim), csq::build_info().c_str(),
-                csq::detail::usable_threads(0));
+                bench::threads_for("threads", 0));
     bench::Inputs random(dim);
     const bool random_good = check("normal random numbers", random, tokens, true);
     const std::string stem = bench::data_folder() + "/byte_lm_softmax_";

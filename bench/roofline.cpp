@@ -17,11 +17,11 @@
 #include <fstream>
 
 #include "support/bandwidth.hpp"
+#include "support/disturbance.hpp"
 #include "support/eigen_softmax.hpp"
 #include "support/fma_peak.hpp"
 #include "support/progress.hpp"
 #include "support/reach.hpp"
-#include "support/search.hpp"
 #include "support/timed_call.hpp"
 
 namespace {
@@ -41,11 +41,6 @@ struct Settings {
   bool wants(const std::string& section) const {
     return only.empty() ? section != "scale" : std::find(only.begin(), only.end(), section) != only.end();
   }
-};
-
-struct Peaks {
-  double one = 0, all = 0;
-  int threads = 1;
 };
 
 csq::Shape square(Index tokens, Index dim, Index heads = 1, bool causal = false) {
@@ -143,15 +138,15 @@ void causal(const Settings& settings, std::vector<Reach>& rows) {
   }
 }
 
-void threads(const Settings& settings, const Peaks& peaks, std::vector<Reach>& rows) {
+void threads(const Settings& settings, const bench::Machine& machine, std::vector<Reach>& rows) {
   const std::string section =
-      "all " + std::to_string(peaks.threads) + " threads, speed-up over the FMA peak's own, n 4096, d 64";
-  const double goal = peaks.threads <= 2 ? 0.90 : 0.85;
+      "all " + std::to_string(machine.threads) + " threads, speed-up over the FMA peak's own, n 4096, d 64";
+  const double goal = machine.threads <= 2 ? 0.90 : 0.85;
   for (const Index heads : {8, 1})
     for (const Pass pass : {Pass::forward, Pass::backward}) {
       const csq::Shape shape = square(4096, 64, heads);
       std::vector<TimedCall> calls;
-      for (const int used : {1, peaks.threads}) {
+      for (const int used : {1, machine.threads}) {
         calls.push_back(softmax_call(pass, shape, used));
         calls.push_back(csq_call(Method::factored, pass, shape, used));
         calls.push_back(bench::peak_call(used));
@@ -262,13 +257,16 @@ int run(const Settings& settings, const char* program) {
     progress.show("scale", "");
     scale(rows);  // first: peak memory is the process's
   }
-  Peaks peaks;
-  peaks.threads = csq::detail::usable_threads(0);
+  bench::Machine machine;
+  machine.threads = bench::threads_for("threads", 0);
+  machine.cores = bench::usable_cores();
   progress.show("FMA peak", "");
-  peaks.one = bench::measure_fma_peak(csq::simd_name(), 1, 30);
-  peaks.all = bench::measure_fma_peak(csq::simd_name(), peaks.threads, 30);
+  machine.peak_one_thread = bench::measure_fma_peak(csq::simd_name(), 1, 150);
+  machine.peak_all_threads = bench::measure_fma_peak(csq::simd_name(), machine.threads, 150);
   std::printf("%s, %d threads; FMA peak, float: %.0f GF/s with one thread, %.0f with %d\n", csq::build_info().c_str(),
-              peaks.threads, peaks.one / 1e9, peaks.all / 1e9, peaks.threads);
+              machine.threads, machine.peak_one_thread / 1e9, machine.peak_all_threads / 1e9, machine.threads);
+  if (bench::threads_do_not_help(machine))
+    std::printf("TOO BUSY TO JUDGE with all threads: %s\n", bench::speedup_text(machine).c_str());
   std::printf("read bandwidth, one thread:");
   nlohmann::json bandwidth;
   for (const std::size_t megabytes : {std::size_t{1}, std::size_t{32}, std::size_t{256}}) {
@@ -289,7 +287,7 @@ int run(const Settings& settings, const char* program) {
     fractions = kernels(settings, rows);
   }
   section("causal", [&] { causal(settings, rows); });
-  section("threads", [&] { threads(settings, peaks, rows); });
+  section("threads", [&] { threads(settings, machine, rows); });
   section("short", [&] { short_sequences(settings, rows); });
   section("crossover", [&] { crossovers(settings, fractions, progress, rows); });
   progress.finish();
@@ -297,9 +295,9 @@ int run(const Settings& settings, const char* program) {
 
   if (!settings.json.empty()) {
     nlohmann::json result = {{"build", csq::build_info()},
-                             {"threads", peaks.threads},
-                             {"peak_one_thread_gflops", peaks.one / 1e9},
-                             {"peak_all_threads_gflops", peaks.all / 1e9},
+                             {"threads", machine.threads},
+                             {"peak_one_thread_gflops", machine.peak_one_thread / 1e9},
+                             {"peak_all_threads_gflops", machine.peak_all_threads / 1e9},
                              {"read_bandwidth_gb_per_s", bandwidth},
                              {"rows", bench::json_of(rows)}};
     std::ofstream file(settings.json);
@@ -312,8 +310,8 @@ int run(const Settings& settings, const char* program) {
       if (name == csq::simd_name()) continue;
       std::printf("\n");
       std::fflush(stdout);
-      std::string command = std::string("CSQ_SIMD=").append(name) + " '" + program + "' --only kernels";
-      if (!settings.json.empty()) command += " --json '" + settings.json + "." + name + "'";
+      std::string command = "CSQ_SIMD=" + std::string(name) + " '" + program + "' --only kernels";
+      if (!settings.json.empty()) command += " --json '" + settings.json + "." + std::string(name) + "'";
       met = std::system(command.c_str()) == 0 && met;
     }
   return met ? 0 : 1;
@@ -322,6 +320,7 @@ int run(const Settings& settings, const char* program) {
 }  // namespace
 
 int main(int count, char** words) {
+  bench::let_waiting_threads_sleep(words);
   CLI::App app("How near csq's kernels are to this machine's limit");
   Settings settings;
   app.add_option("--json", settings.json, "the numbers, as JSON")->type_name("FILE");

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <memory>
 
+#include "../support/threads.hpp"
 #include "rows.hpp"
 
 namespace {
@@ -34,7 +35,7 @@ class Composed {
         blocks_((tokens_ + block_rows - 1) / block_rows),
         scale_(1 / std::sqrt(static_cast<float>(dim_))),
         causal_(the_case.causal),
-        threads_(csq::detail::usable_threads(the_case.threads)),
+        threads_(bench::threads_for("threads", the_case.threads)),
         in_(in),
         scratch_(static_cast<std::size_t>(threads_)) {
     out.resize(static_cast<std::size_t>(heads_ * tokens_ * dim_));
@@ -48,7 +49,7 @@ class Composed {
   std::vector<float> out, dq, dk, dv;  // [heads, tokens, dim]
 
   void forward() {
-    csq::detail::parallel_for(heads_ * blocks_, threads_, [&](Index task, int thread) {
+    bench::parallel_for(heads_ * blocks_, threads_, [&](Index task, int thread) {
       const Index head = task / blocks_, first = task % blocks_ * block_rows;
       const Index rows = std::min(block_rows, tokens_ - first), keys = causal_ ? first + rows : tokens_;
       Block weights = scratch_[static_cast<std::size_t>(thread)].weights.topLeftCorner(rows, keys);
@@ -70,7 +71,7 @@ class Composed {
 
   // After forward.
   void backward() {
-    csq::detail::parallel_for(heads_, threads_, [&](Index head, int thread) {
+    bench::parallel_for(heads_, threads_, [&](Index head, int thread) {
       output(dk, head).setZero();
       output(dv, head).setZero();
       for (Index first = 0; first < tokens_; first += block_rows)

@@ -22,6 +22,7 @@
 #include "../support/inputs.hpp"
 #include "../support/passes.hpp"
 #include "../support/statistics.hpp"
+#include "../support/threads.hpp"
 
 namespace peers {
 
@@ -95,6 +96,10 @@ inline double number(const std::string& text, double least) {
 
 inline Index whole(const std::string& text) { return static_cast<Index>(number(text, 1)); }
 
+inline int read_threads(const std::string& text) {
+  return bench::threads_for("--threads", static_cast<int>(whole(text)));
+}
+
 inline Size read_size(const std::string& text) {
   const std::vector<std::string> parts = split(text, 'x');
   if (parts.size() != 3) throw std::invalid_argument("'" + text + "' is not HEADSxTOKENSxDIM");
@@ -126,7 +131,7 @@ inline Settings read_settings(const std::vector<std::string>& words) {
       for (const std::string& part : split(value, ',')) list.push_back(read(part));
     };
     if (name == "--threads")
-      fill(settings.threads, [](const std::string& text) { return static_cast<int>(whole(text)); });
+      fill(settings.threads, read_threads);
     else if (name == "--shapes")
       fill(settings.sizes, read_size);
     else if (name == "--passes")
@@ -198,10 +203,7 @@ inline void serve(Rows& rows) {
   for (std::string line; std::getline(std::cin, line);) {
     const std::vector<std::string> f = split(line, ',');
     if (f.size() != 8 || f[1] != "float") throw std::invalid_argument("'" + line + "' is no case of this program");
-    rows.print({read_pass(f[0]),
-                static_cast<int>(whole(f[2])),
-                {whole(f[3]), whole(f[4]), whole(f[5])},
-                one_of(f[6], "0", "1")},
+    rows.print({read_pass(f[0]), read_threads(f[2]), {whole(f[3]), whole(f[4]), whole(f[5])}, one_of(f[6], "0", "1")},
                number(f[7], 0));
   }
 }

@@ -15,7 +15,9 @@
 
 #include "csq/csq.hpp"
 #include "inputs.hpp"
+#include "interruption.hpp"
 #include "passes.hpp"
+#include "peak_watch.hpp"
 #include "statistics.hpp"
 
 namespace bench {
@@ -26,6 +28,16 @@ inline constexpr std::array<const char*, 3> contestant_names = {"softmax", "CSQ 
 
 // Direct and factored are the same function: they must agree to this in float.
 inline constexpr double float_tolerance = 1e-3;
+
+// The critic's case: long before the crossover, where softmax must be expected to win.
+inline constexpr Index critic_dim = 128, critic_tokens = 2048;
+
+// What the factored call of this shape does: a causal one so short that no read of its summary would pay is served
+// directly.
+inline bool served_directly(const csq::Shape& shape) {
+  return csq::used_method(csq::Csq{}, shape, {.causal = shape.causal, .method = csq::Method::factored}) ==
+         csq::Method::direct;
+}
 
 struct Row {
   Index key_dim = 0, value_dim = 0;
@@ -44,8 +56,13 @@ struct Row {
             .kv_heads = kv_heads,
             .causal = causal};
   }
+  bool is_critics() const { return key_dim == critic_dim && value_dim == critic_dim && group() == 1 && !causal; }
+  // d, or d/dᵥ where they differ.
+  std::string dims_name() const {
+    return std::to_string(key_dim) + (value_dim != key_dim ? "/" + std::to_string(value_dim) : "");
+  }
   std::string name() const {
-    return "d = " + std::to_string(key_dim) + (causal ? ", causal" : ", full") +
+    return "d = " + dims_name() + (causal ? ", causal" : ", full") +
            (group() > 1 ? ", " + std::to_string(group()) + " query heads per key head" : "");
   }
   double flops(Contestant contestant, Index tokens) const {
@@ -54,7 +71,7 @@ struct Row {
            (backward ? bench::flops(shape(tokens), factored, Pass::backward) : 0);
   }
   // The factored call is the direct path. Backward takes no savings under a causal mask: it always reads.
-  bool served_directly(Index tokens) const { return !backward && csq::detail::served_directly(shape(tokens)); }
+  bool served_directly(Index tokens) const { return !backward && bench::served_directly(shape(tokens)); }
   // From the operation counts alone, or weighed with the fractions of the FMA peak that the two sides reached.
   double model(double rival_fraction = 1, double factored_fraction = 1) const {
     if (!backward)
@@ -86,6 +103,7 @@ struct Point {
   int repeats = 0;
   double relative_error = 0;
   std::array<Quartiles, 3> seconds{};
+  double peak = 0;  // flops per second of the FMA peak's turns, their median; 0: it took none
 
   double median(Contestant contestant) const { return seconds[contestant].median; }
 };
@@ -112,8 +130,8 @@ class Contest {
   }
 
   // Interleaved repeats, so that a slow moment of the machine meets all three; short calls are repeated within a
-  // sample.
-  Point measure(Index tokens, int repeats) {
+  // sample. `watch`, if there is one, takes its turns between them.
+  Point measure(Index tokens, int repeats, PeakWatch* watch = nullptr) {
     Point point{.tokens = tokens, .served_directly = row_.served_directly(tokens), .repeats = repeats};
     prepare(tokens);
     std::array<int, 3> calls{};
@@ -126,9 +144,21 @@ class Contest {
       const double once = seconds(contestant, tokens, 1);
       calls[contestant] = static_cast<int>(std::clamp(0.002 / once, 1.0, 1000.0));
     }
-    for (int repeat = 0; repeat < repeats; ++repeat)
-      for (const Contestant contestant : contestants)
+    std::vector<double> peaks;
+    double since = 0;  // seconds since the peak's last turn
+    const auto take_turn = [&] {
+      if (watch != nullptr) peaks.push_back(watch->turn(std::min(0.05 * since, 0.1)));
+      since = 0;
+    };
+    take_turn();
+    for (int repeat = 0; repeat < repeats; ++repeat) {
+      for (const Contestant contestant : contestants) {
         samples[contestant].push_back(seconds(contestant, tokens, calls[contestant]));
+        since += samples[contestant].back() * calls[contestant];
+      }
+      if (since > 0.02 || repeat + 1 == repeats) take_turn();
+    }
+    point.peak = quartiles(peaks).median;
     for (const Contestant contestant : contestants) point.seconds[contestant] = quartiles(samples[contestant]);
     point.relative_error = agreement(tokens);
     return point;
@@ -161,6 +191,7 @@ class Contest {
   }
 
   void run(Contestant contestant, Index tokens) {
+    stop_if_asked();
     const Operands<float> operands{inputs_->q(row_.heads, tokens), inputs_->k(row_.kv_heads, tokens),
                                    inputs_->v(row_.kv_heads, tokens), inputs_->dout(row_.heads, tokens)};
     with_mechanism(contestant, [&](const auto& mechanism) {

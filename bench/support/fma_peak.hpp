@@ -10,8 +10,7 @@
 #include <chrono>
 #include <string_view>
 
-#include "csq/detail/base/parallel.hpp"
-#include "csq/heads.hpp"
+#include "threads.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -104,25 +103,43 @@ inline PeakKernel peak_kernel(std::string_view set) {
   return {portable_peak_loop, 14 * 4 * 2};
 }
 
-// Flops per second, the best of `repeats` runs of about 20 ms; every thread does the same work.
-inline double measure_fma_peak(std::string_view set, int threads, int repeats = 12) {
-  const PeakKernel kernel = peak_kernel(set);
-  float starts[24];
-  for (int i = 0; i < 24; ++i) starts[i] = 1.0f + 0.01f * static_cast<float>(i);
-  const auto seconds = [&](long iterations, int used) {
-    const auto start = std::chrono::steady_clock::now();
-    csq::detail::parallel_for(
-        used, used, [&](csq::Index, int) { [[maybe_unused]] volatile float sink = kernel.loop(iterations, starts); });
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
-  long iterations = 1000;
-  while (seconds(iterations, 1) < 0.005) iterations *= 2;
-  iterations *= 3;
-  double best = 0;
-  for (int repeat = 0; repeat < repeats; ++repeat) {
-    const double flops = kernel.flops_per_iteration * static_cast<double>(iterations) * threads;
-    best = std::max(best, flops / seconds(iterations, threads));
+// The peak loop on some threads, each doing the same work: a run takes about `seconds` where nothing else runs.
+class PeakRun {
+ public:
+  PeakRun(std::string_view set, int threads, double seconds) : kernel_(peak_kernel(set)), threads_(threads) {
+    for (int i = 0; i < 24; ++i) starts_[i] = 1.0f + 0.01f * static_cast<float>(i);
+    constexpr double long_enough = 0.004;
+    double taken = 0;
+    for (iterations_ = 1000; (taken = timed(1, iterations_)) < long_enough;) iterations_ *= 2;
+    // The fastest of a few: a busy moment must not make the runs short.
+    for (int repeat = 0; repeat < 4; ++repeat) taken = std::min(taken, timed(1, iterations_));
+    iterations_ = std::max(1000L, static_cast<long>(static_cast<double>(iterations_) * seconds / taken));
   }
+
+  double flops() const { return kernel_.flops_per_iteration * static_cast<double>(iterations_) * threads_; }
+
+  // Seconds that one run takes, or `times` as long a run.
+  double operator()(int times = 1) const { return timed(threads_, times * iterations_); }
+
+ private:
+  double timed(int threads, long iterations) const {
+    const auto start = std::chrono::steady_clock::now();
+    parallel_for(threads, threads,
+                 [&](Index, int) { [[maybe_unused]] volatile float sink = kernel_.loop(iterations, starts_); });
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  PeakKernel kernel_;
+  int threads_;
+  float starts_[24];
+  long iterations_ = 0;
+};
+
+// Flops per second, the best of `repeats` runs: short ones, so that one falls between the turns of other programs.
+inline double measure_fma_peak(std::string_view set, int threads, int repeats = 60) {
+  const PeakRun run(set, threads, 0.004);
+  double best = 0;
+  for (int repeat = 0; repeat < repeats; ++repeat) best = std::max(best, run.flops() / run());
   return best;
 }
 

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "../../examples/npy.hpp"
-#include "csq/eigen.hpp"
+#include "csq/csq.hpp"
 
 namespace bench {
 
@@ -97,24 +97,34 @@ class NormalNumbers {
 
 class Inputs {
  public:
-  // Normal random, dᵥ = d.
-  explicit Inputs(Index dim) : key_dim_(dim), value_dim_(dim) {}
+  // Normal random.
+  Inputs(Index key_dim, Index value_dim) : key_dim_(key_dim), value_dim_(value_dim) {}
+  explicit Inputs(Index dim) : Inputs(dim, dim) {}
   Inputs(FileTriple files, std::string name)
       : key_dim_(files.q.dim), value_dim_(files.v.dim), files_(std::move(files)), name_(std::move(name)) {}
 
   Index key_dim() const { return key_dim_; }
   Index value_dim() const { return value_dim_; }
 
-  // One or two lines.
+  // One or two lines: what they are, and where they had to be repeated for what was reserved so far.
   std::vector<std::string> description() const {
     if (!files_) return {"normal random numbers, fixed seed"};
-    const std::string heads = std::to_string(files_->q.heads), tokens = std::to_string(files_->q.tokens);
-    return {name_, "[" + heads + ", " + tokens + ", " + std::to_string(key_dim_) + "]: heads repeat cyclically past " +
-                       heads + ", rows past " + tokens};
+    const auto shape = [](const FileHeads& file) {
+      return "[" + std::to_string(file.heads) + ", " + std::to_string(file.tokens) + ", " + std::to_string(file.dim) +
+             "]";
+    };
+    std::string line = "q " + shape(files_->q) + ", k " + shape(files_->k) + ", v " + shape(files_->v);
+    const Index tokens = std::min(files_->q.tokens, files_->k.tokens);
+    if (most_heads_ > files_->q.heads || most_kv_heads_ > files_->k.heads) line += "; heads repeat cyclically";
+    if (most_tokens_ > tokens) line += "; rows repeat past " + std::to_string(tokens);
+    return {name_, line};
   }
 
   // Makes sure that `heads` heads of `tokens` tokens are there.
   void reserve(Index heads, Index kv_heads, Index tokens) {
+    most_heads_ = std::max(most_heads_, heads);
+    most_kv_heads_ = std::max(most_kv_heads_, kv_heads);
+    most_tokens_ = std::max(most_tokens_, tokens);
     fill(q_, files_ ? &files_->q : nullptr, heads, tokens, key_dim_, 1);
     fill(k_, files_ ? &files_->k : nullptr, kv_heads, tokens, key_dim_, 2);
     fill(v_, files_ ? &files_->v : nullptr, kv_heads, tokens, value_dim_, 3);
@@ -168,6 +178,7 @@ class Inputs {
   Index key_dim_ = 0, value_dim_ = 0;
   std::optional<FileTriple> files_;
   std::string name_;
+  Index most_heads_ = 0, most_kv_heads_ = 0, most_tokens_ = 0;  // reserved so far
   Buffer q_, k_, v_, dout_;
 };
 

@@ -1,13 +1,12 @@
 // What a run of crossover leaves behind: every measured point, the crossovers, and the machine; as CSV and as JSON.
 #pragma once
 
-#include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
-#include "search.hpp"
+#include "disturbance.hpp"
 
 namespace bench {
 
@@ -18,14 +17,9 @@ struct RowResult {
   bool out_of_time = false;   // the time budget ended the search
 
   Crossover crossover(Contestant rival) const { return find_crossover(points, rival); }
-};
-
-struct Machine {
-  std::string processor;
-  std::string build;
-  int threads = 1;
-  double peak_one_thread = 0;   // flops per second
-  double peak_all_threads = 0;  // with `threads` threads
+  Disturbance disturbance(Contestant rival, const Machine& machine) const {
+    return disturbance_of(crossover(rival), points, rival, machine);
+  }
 };
 
 struct Results {
@@ -33,17 +27,40 @@ struct Results {
   Machine machine;
   std::vector<std::string> inputs;  // lines to print
   std::vector<RowResult> rows;
-  double largest_error = 0;  // between CSQ direct and factored
+  std::size_t planned_rows = 0;  // more than there are: the run was interrupted
+  double largest_error = 0;      // between CSQ direct and factored
   double seconds = 0;
+
+  bool interrupted() const { return rows.size() < planned_rows; }
 };
 
-// One line a measured size; the crossovers of its row are repeated on each line, empty where there is none.
-inline void write_csv(const Results& results, std::ofstream& file) {
+// One word, for CSV and JSON: what is known of a crossover, or that the machine was too busy to tell.
+inline const char* verdict_word(const Crossover& crossover, Disturbance disturbance) {
+  if (disturbance != Disturbance::none) return "too_busy";
+  switch (crossover.kind) {
+    case Crossover::Kind::measured:
+      return "measured";
+    case Crossover::Kind::at_or_below:
+      return "at_or_below";
+    case Crossover::Kind::none:
+      return "none_up_to";
+    case Crossover::Kind::not_read:
+      break;
+  }
+  return "served_directly";
+}
+
+// One line a measured size; the crossovers of its row are repeated on each line, empty where there is none or the
+// machine was too busy to tell (verdict_…). `disturbed` names the sign that the size itself shows (disturbance.hpp).
+inline std::string csv_of(const Results& results) {
+  std::ostringstream file;
   file << "head_dim,value_dim,backward,causal,heads,kv_heads,tokens,served_directly,repeats,relative_error";
   for (const char* name : {"softmax", "csq_direct", "csq_factored"})
     file << ',' << name << "_lower_quartile_ms," << name << "_median_ms," << name << "_upper_quartile_ms," << name
          << "_fraction_of_peak";
-  file << ",model_crossover,crossover_softmax,crossover_csq_direct\n";
+  file << ",model_crossover,crossover_softmax,crossover_csq_direct,verdict_softmax,verdict_csq_direct,peak_share,"
+          "disturbed\n";
+  const double peak = results.machine.peak_all_threads;
   for (const RowResult& result : results.rows) {
     const Row& row = result.row;
     for (const Point& point : result.points) {
@@ -53,43 +70,61 @@ inline void write_csv(const Results& results, std::ofstream& file) {
       for (const Contestant contestant : contestants) {
         const Quartiles& seconds = point.seconds[contestant];
         file << ',' << seconds.lower * 1e3 << ',' << seconds.median * 1e3 << ',' << seconds.upper * 1e3 << ','
-             << fraction_of_peak(row, point, contestant, results.machine.peak_all_threads);
+             << fraction_of_peak(row, point, contestant, peak);
       }
       file << ',' << std::llround(row.model());
+      std::string verdicts;
       for (const Contestant rival : {softmax, csq_direct}) {
         file << ',';
+        verdicts += ',';
+        if (!result.search) continue;
         const Crossover crossover = result.crossover(rival);
-        if (result.search && crossover.kind == Crossover::Kind::measured) file << std::llround(crossover.tokens);
+        const Disturbance disturbance = result.disturbance(rival, results.machine);
+        if (crossover.kind == Crossover::Kind::measured && disturbance == Disturbance::none)
+          file << std::llround(crossover.tokens);
+        verdicts += verdict_word(crossover, disturbance);
       }
-      file << '\n';
+      file << verdicts << ',' << peak_share(point, peak) << ','
+           << name_of(disturbance_of(point, softmax, results.machine)) << '\n';
     }
   }
+  return file.str();
 }
 
-inline nlohmann::ordered_json crossover_json(const Crossover& crossover) {
-  switch (crossover.kind) {
-    case Crossover::Kind::measured:
-      return {{"kind", "measured"}, {"tokens", crossover.tokens}, {"between", {crossover.below, crossover.above}}};
-    case Crossover::Kind::at_or_below:
-      return {{"kind", "at_or_below"}, {"tokens", crossover.tokens}};
-    case Crossover::Kind::none:
-      return {{"kind", "none_up_to"}, {"tokens", crossover.tokens}};
-    case Crossover::Kind::not_read:
-      break;
+inline nlohmann::ordered_json crossover_json(const RowResult& result, Contestant rival, const Machine& machine) {
+  const Crossover crossover = result.crossover(rival);
+  const Disturbance disturbance = result.disturbance(rival, machine);
+  nlohmann::ordered_json json = {{"kind", verdict_word(crossover, disturbance)}};
+  if (disturbance != Disturbance::none) {
+    json["sign"] = name_of(disturbance);
+  } else if (crossover.kind != Crossover::Kind::not_read) {
+    json["tokens"] = crossover.tokens;
+    if (crossover.kind == Crossover::Kind::measured) json["between"] = {crossover.below, crossover.above};
   }
-  return {{"kind", "served_directly"}};
+  return json;
 }
 
-inline void write_json(const Results& results, std::ofstream& file) {
+inline nlohmann::ordered_json machine_json(const Machine& machine) {
+  return {{"processor", machine.processor},
+          {"build", machine.build},
+          {"threads", machine.threads},
+          {"cores", machine.cores},
+          {"fma_peak_one_thread_gflops", machine.peak_one_thread / 1e9},
+          {"fma_peak_gflops", machine.peak_all_threads / 1e9},
+          {"threads_do_not_help", threads_do_not_help(machine)},
+          {"too_busy_when",
+           {{"speedup_of_threads_below", least_speedup(machine)},
+            {"peak_share_below", least_peak_share},
+            {"quartile_distance_over_median_above", most_scatter}}}};
+}
+
+inline std::string json_of(const Results& results) {
   using Json = nlohmann::ordered_json;
   const Machine& machine = results.machine;
   Json root;
   root["timed"] = results.backward ? "forward and backward" : "forward";
-  root["machine"] = {{"processor", machine.processor},
-                     {"build", machine.build},
-                     {"threads", machine.threads},
-                     {"fma_peak_one_thread_gflops", machine.peak_one_thread / 1e9},
-                     {"fma_peak_gflops", machine.peak_all_threads / 1e9}};
+  root["interrupted"] = results.interrupted();
+  root["machine"] = machine_json(machine);
   root["largest_relative_error"] = results.largest_error;
   root["inputs"] = results.inputs;
   root["seconds"] = results.seconds;
@@ -103,15 +138,17 @@ inline void write_json(const Results& results, std::ofstream& file) {
                   {"kv_heads", row.kv_heads}};
     if (result.search) {
       entry["model_crossover"] = row.model();
-      entry["crossover_softmax"] = crossover_json(result.crossover(softmax));
-      entry["crossover_csq_direct"] = crossover_json(result.crossover(csq_direct));
+      entry["crossover_softmax"] = crossover_json(result, softmax, machine);
+      entry["crossover_csq_direct"] = crossover_json(result, csq_direct, machine);
     }
     entry["points"] = Json::array();
     for (const Point& point : result.points) {
       Json measured = {{"tokens", point.tokens},
                        {"served_directly", point.served_directly},
                        {"repeats", point.repeats},
-                       {"relative_error", point.relative_error}};
+                       {"relative_error", point.relative_error},
+                       {"peak_share", peak_share(point, machine.peak_all_threads)},
+                       {"disturbed", name_of(disturbance_of(point, softmax, machine))}};
       constexpr const char* keys[] = {"softmax", "csq_direct", "csq_factored"};
       for (const Contestant contestant : contestants) {
         const Quartiles& seconds = point.seconds[contestant];
@@ -123,7 +160,7 @@ inline void write_json(const Results& results, std::ofstream& file) {
     }
     root["rows"].push_back(entry);
   }
-  file << root.dump(2) << '\n';
+  return root.dump(2) + '\n';
 }
 
 }  // namespace bench

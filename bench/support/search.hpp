@@ -53,6 +53,17 @@ inline Crossover find_crossover(const std::vector<Point>& points, Contestant riv
   return {Crossover::Kind::at_or_below, static_cast<double>(read.front().tokens), 0, 0};
 }
 
+// The points that a crossover was read from.
+inline std::vector<const Point*> points_of(const Crossover& crossover, const std::vector<Point>& points) {
+  std::vector<const Point*> found;
+  for (const Point& point : points) {
+    const bool around = point.tokens == crossover.below || point.tokens == crossover.above;
+    if (crossover.kind == Crossover::Kind::measured ? around : static_cast<double>(point.tokens) == crossover.tokens)
+      found.push_back(&point);
+  }
+  return found;
+}
+
 // The fraction of `peak` flops per second that a contestant reached.
 inline double fraction_of_peak(const Row& row, const Point& point, Contestant contestant, double peak) {
   const Contestant counted = contestant == csq_factored && point.served_directly ? csq_direct : contestant;

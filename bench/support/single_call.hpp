@@ -22,7 +22,8 @@ template <class M>
 void single_call(benchmark::State& state, const M& mechanism, csq::Method method, Pass pass) {
   const Index n = state.range(2), d = state.range(1);
   const bool causal = state.range(0) != 0, backward = pass == Pass::backward;
-  const csq::Shape shape{.queries = n, .keys = n, .key_dim = d, .value_dim = d, .causal = causal};
+  const csq::Shape shape{
+      .queries = n, .keys = n, .key_dim = d, .value_dim = d, .heads = 1, .kv_heads = 1, .causal = causal};
   const csq::Options options{.causal = causal, .method = method, .threads = 1};
   Inputs inputs(d);
   inputs.reserve(1, 1, n);
@@ -46,7 +47,8 @@ void single_call(benchmark::State& state, const M& mechanism, csq::Method method
   const double rate = flops(shape, factored, pass) * static_cast<double>(state.iterations()) / elapsed.count();
   state.counters["GF/s"] = rate / 1e9;
   state.counters["of_peak"] = rate / fma_peak;
-  if (factored && !backward && csq::detail::served_directly(shape)) state.SetLabel("served directly");
+  if (factored && !backward && csq::used_method(mechanism, shape, options) == csq::Method::direct)
+    state.SetLabel("served directly");
 }
 
 inline void add_sizes(benchmark::internal::Benchmark* benchmark) {
@@ -59,7 +61,7 @@ inline void add_sizes(benchmark::internal::Benchmark* benchmark) {
 inline int run_benchmarks(int count, char** words) {
   benchmark::Initialize(&count, words);
   if (benchmark::ReportUnrecognizedArguments(count, words)) return 2;
-  fma_peak = measure_fma_peak(csq::simd_name(), 1, 30);
+  fma_peak = measure_fma_peak(csq::simd_name(), 1, 150);
   benchmark::AddCustomContext("csq", csq::build_info());
   benchmark::AddCustomContext("FMA peak, one thread, float",
                               std::to_string(static_cast<int>(fma_peak / 1e9 + 0.5)) + " GF/s");

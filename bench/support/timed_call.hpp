@@ -37,19 +37,8 @@ inline double rate_ratio(const TimedCall& x, const TimedCall& y) { return x.flop
 
 // The FMA peak as a call that takes its turn with the others: 4 ms of it.
 inline TimedCall peak_call(int threads) {
-  const PeakKernel kernel = peak_kernel(csq::simd_name());
-  std::vector<float> starts;
-  for (int i = 0; i < 24; ++i) starts.push_back(1.0f + 0.01f * static_cast<float>(i));
-  const double peak = measure_fma_peak(csq::simd_name(), threads, 3) / threads;
-  const auto iterations = static_cast<long>(0.004 * peak / kernel.flops_per_iteration);
-  return {"FMA peak",
-          kernel.flops_per_iteration * static_cast<double>(iterations) * threads,
-          [=] {
-            csq::detail::parallel_for(threads, threads, [&](Index, int) {
-              [[maybe_unused]] volatile float sink = kernel.loop(iterations, starts.data());
-            });
-          },
-          {}};
+  const PeakRun run(csq::simd_name(), threads, 0.004);
+  return {"FMA peak", run.flops(), [run] { run(); }, {}};
 }
 
 // `method` is direct or factored. Backward runs forward once, untimed.
@@ -63,7 +52,7 @@ TimedCall timed_call(const std::string& name, const M& mechanism, csq::Method me
   };
   const csq::Options options{.causal = shape.causal, .method = method, .threads = threads};
   const bool backward = pass == Pass::backward;
-  auto state = std::make_shared<State>(State{Inputs(shape.key_dim), {}, {}});
+  auto state = std::make_shared<State>(State{Inputs(shape.key_dim, shape.value_dim), {}, {}});
   state->inputs.reserve(shape.heads, shape.kv_heads, std::max(shape.queries, shape.keys));
   if (backward) state->inputs.reserve_output_gradient(shape.heads, shape.queries);
   const Inputs& in = state->inputs;
