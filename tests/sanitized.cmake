@@ -2,10 +2,11 @@
 # they take minutes: so the tests that a sanitizer runs are one unit, which compiles them once.
 
 if(CSQ_SANITIZE STREQUAL "thread")
-  set(names backward_threads threads)
+  set(names allocation_failure backward_threads many_heads threads)
 else()
   set(names
-    agreement backward_errors backward_golden edge_cases errors golden kept_summary penalties workspace
+    agreement allocation_failure backward_errors backward_golden backward_kernels edge_cases errors golden kept_summary
+    kernels penalties user_mechanism workspace
   )
 endif()
 
@@ -32,3 +33,22 @@ foreach(set IN ITEMS portable avx2 avx512)
     set_tests_properties(sanitized.${set} PROPERTIES DISABLED TRUE)
   endif()
 endforeach()
+
+# --- fuzz ---
+
+if(CSQ_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  csq_program(fuzz_attention fuzz/attention.cpp)
+  target_compile_options(fuzz_attention PRIVATE -fsanitize=fuzzer)
+  target_link_options(fuzz_attention PRIVATE -fsanitize=fuzzer)
+  foreach(set IN ITEMS portable avx2 avx512)
+    set(corpus ${CMAKE_CURRENT_BINARY_DIR}/corpus.${set}) # what it finds interesting goes here, failures beside it
+    file(MAKE_DIRECTORY ${corpus})
+    csq_add_test(fuzz.${set} fuzz fuzz_attention
+      -max_total_time=20 -timeout=60 -artifact_prefix=${corpus}. ${corpus} ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/seeds
+    )
+    set_property(TEST fuzz.${set} APPEND PROPERTY ENVIRONMENT CSQ_SIMD=${set})
+    if(NOT CSQ_CPU_${set})
+      set_tests_properties(fuzz.${set} PROPERTIES DISABLED TRUE)
+    endif()
+  endforeach()
+endif()
