@@ -1,5 +1,13 @@
 #!/bin/sh
-# Builds everything and runs every test, with g++ and then with clang++.   sh tests/run.sh [--install]
+# Every check that a change must pass, stage by stage.   sh tests/run.sh [--install] [STAGE…]
+#
+#   format      clang-format finds nothing to change
+#   tidy        clang-tidy (.clang-tidy says which checks) on a file that instantiates all of csq
+#   release     everything with g++, and every test
+#   clang       everything with clang++, and every test
+#   asan-ubsan  unit tests under AddressSanitizer and UndefinedBehaviorSanitizer, and a minute of random calls
+#   tsan        tests with threads under ThreadSanitizer
+#   aarch64     64-bit Arm: the quickstart and some unit tests, cross-compiled, under qemu
 #
 # --install first installs what is missing, as root or through sudo; without it nothing is installed, and if something is
 # missing the line that installs it is printed.
@@ -9,17 +17,29 @@ root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$root/tests/packages.sh"
 
 mode=--check
-case ${1-} in
-  '') ;;
-  --install) mode=--install ;;
-  *)
-    echo "usage: sh tests/run.sh [--install]" >&2
-    exit 2
-    ;;
-esac
+if [ "${1-}" = --install ]; then
+  mode=--install
+  shift
+fi
+all_stages='format tidy release clang asan-ubsan tsan aarch64'
+[ $# -gt 0 ] || set -- $all_stages
+for stage in "$@"; do
+  case " $all_stages " in
+    *" $stage "*) ;;
+    *)
+      echo "usage: sh tests/run.sh [--install] [STAGE...]; stages: $all_stages" >&2
+      exit 2
+      ;;
+  esac
+done
 
 need_command g++ g++
 need_command clang clang++
+need_command clang-format clang-format clang-format-14
+need_command clang-tidy clang-tidy clang-tidy-14
+need_file libclang-rt-14-dev 'lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' 'lib/clang/*/lib/*/libclang_rt.fuzzer*.a'
+need_command g++-aarch64-linux-gnu aarch64-linux-gnu-g++
+need_command qemu-user qemu-aarch64 qemu-aarch64-static
 need_command cmake cmake
 need_command make make
 need_file libeigen3-dev include/eigen3/Eigen/Core
@@ -32,11 +52,61 @@ install_missing $mode
 
 jobs=$(nproc 2>/dev/null || echo 2)
 cd "$root"
-for preset in release clang; do
-  echo "== $preset"
-  # g++ by name: the default compiler may be another, and both are wanted.
-  if [ "$preset" = release ]; then compiler=g++; else compiler=clang++; fi
-  cmake --preset "$preset" -DCMAKE_CXX_COMPILER="$compiler"
+
+# use_preset PRESET [OPTION…]: configures, builds and tests.
+use_preset() {
+  preset=$1
+  shift
+  cmake --preset "$preset" "$@"
   cmake --build --preset "$preset" --parallel "$jobs"
   ctest --preset "$preset" --parallel "$jobs"
+}
+
+run_stage() {
+  case $1 in
+    format)
+      find include tests bench examples -name '*.[ch]pp' -exec clang-format --dry-run --Werror {} +
+      ;;
+    tidy)
+      clang-tidy --quiet tests/headers/every_mechanism.cpp -- \
+        -std=c++20 -O2 -Iinclude -isystem "$(eigen_folder)"
+      ;;
+    # g++ by name: the default compiler may be another, and both are wanted.
+    release) use_preset release -DCMAKE_CXX_COMPILER=g++ ;;
+    clang) use_preset clang -DCMAKE_CXX_COMPILER=clang++ ;;
+    # The unit tests alone.
+    asan-ubsan | tsan)
+      use_preset "$1" -DCMAKE_CXX_COMPILER=clang++ -DCSQ_BUILD_BENCH=OFF -DCSQ_BUILD_EXAMPLES=OFF
+      ;;
+    aarch64) use_preset aarch64 ;;
+  esac
+}
+
+eigen_folder() {
+  for folder in /usr/local/include/eigen3 /usr/include/eigen3; do
+    if [ -d "$folder" ]; then
+      echo "$folder"
+      return
+    fi
+  done
+}
+
+# The last line says what failed.
+stage=
+finish() {
+  status=$?
+  if [ $status -ne 0 ]; then echo "tests/run.sh: FAILED in stage $stage" >&2; fi
+  exit $status
+}
+trap finish EXIT
+
+times=
+for stage in "$@"; do
+  printf '\n== %s\n' "$stage"
+  start=$(date +%s)
+  run_stage "$stage"
+  seconds=$(($(date +%s) - start))
+  printf '== %s: %s s\n' "$stage" "$seconds"
+  times="$times  $stage $seconds s"
 done
+printf '\ntests/run.sh: all passed:%s\n' "$times"

@@ -87,7 +87,7 @@ ErrorCase wrong_shape(const char* argument, std::function<void(Call&)> edit, std
 
 }  // namespace
 
-TEST_CASE("the call that the error cases start from is right, with every option that they break") {
+TEST_CASE("the backward call that the error cases start from is right, with every option that they break") {
   const auto check_accepted = [](const std::function<void(Call&)>& edit, const std::function<void(Call&)>& run) {
     Call call;
     edit(call);

@@ -1,35 +1,10 @@
 // Scratch: a call with a workspace of its size allocates nothing, and workspace_bytes says how much that is.
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
 #include <utility>
 
+#include "allocations.hpp"
 #include "catch.hpp"
 #include "problem.hpp"
-
-namespace {
-
-std::atomic<std::size_t> allocations{0};
-
-void* counted_allocation(std::size_t bytes, std::size_t alignment) {
-  ++allocations;
-  const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  void* memory = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted_allocation(bytes, __STDCPP_DEFAULT_NEW_ALIGNMENT__); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted_allocation(bytes, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -54,11 +29,11 @@ csq::Shape shape_of(const WorkspaceCase& c) {
 
 // The call itself, without the copies that Placed::attend makes.
 template <class T, class M>
-std::size_t allocations_of(const M& mechanism, Placed<T>& placed, const csq::Options& options) {
-  const std::size_t before = allocations;
+long allocations_of(const M& mechanism, Placed<T>& placed, const csq::Options& options) {
+  const long before = allocations::made;
   csq::attention(mechanism, csq::Heads<const T>(placed.q.view), csq::Heads<const T>(placed.k.view),
                  csq::Heads<const T>(placed.v.view), placed.output.view, placed.statistic.view, options);
-  return allocations - before;
+  return allocations::made - before;
 }
 
 template <class Check>
@@ -85,17 +60,21 @@ void for_each_workspace_case(const Check& check) {
 }  // namespace
 
 TEST_CASE("the counter counts") {
-  const std::size_t before = allocations;
-  std::vector<int> one(100);
-  CHECK(one.size() == 100);
-  CHECK(allocations == before + 1);
+  const long before = allocations::made, live = allocations::live;
+  {
+    std::vector<int> one(100);
+    const csq::Matrix<float> two(10, 10);
+    CHECK(allocations::made == before + 2);
+    CHECK(allocations::live == live + 2);
+  }
+  CHECK(allocations::live == live);
 }
 
 TEST_CASE("the second call with a workspace allocates nothing") {
   for_each_workspace_case(
       []<class T>(const auto& named, const WorkspaceCase&, Placed<T>& placed, const csq::Options& options) {
-        const std::size_t first = allocations_of(named.mechanism, placed, options);
-        const std::size_t second = allocations_of(named.mechanism, placed, options);
+        const long first = allocations_of(named.mechanism, placed, options);
+        const long second = allocations_of(named.mechanism, placed, options);
         CHECK(first >= 1);
         CHECK(second == 0);
       });

@@ -29,6 +29,7 @@ class Workspace {
       memory_ = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{detail::cache_line}));
       bytes_ = bytes;
     }
+    detail::allow_access(memory_, bytes_);  // where an earlier call had gaps
     return memory_;
   }
 

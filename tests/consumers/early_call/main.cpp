@@ -1,5 +1,5 @@
-// A call before any ordinary constructor has run, the one that reads the processor's features included, chooses no worse
-// kernels than a later one.
+// A call before any ordinary constructor has run, the one that reads the processor's features included, chooses no
+// worse kernels than a later one.
 #include <csq/version.hpp>
 #include <cstdio>
 

@@ -5,9 +5,36 @@
 
 #include "csq/detail/base/arithmetic.hpp"
 
+// AddressSanitizer knows one block where the arena has many pieces; it is told of a gap behind each.
+#if defined(__SANITIZE_ADDRESS__)
+#define CSQ_ADDRESS_SANITIZER
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CSQ_ADDRESS_SANITIZER
+#endif
+#endif
+#ifdef CSQ_ADDRESS_SANITIZER
+extern "C" void __asan_poison_memory_region(const volatile void* memory, std::size_t bytes);
+extern "C" void __asan_unpoison_memory_region(const volatile void* memory, std::size_t bytes);
+#endif
+
 namespace CSQ_CODE::detail {
 
 inline constexpr std::size_t cache_line = 64;
+
+#ifdef CSQ_ADDRESS_SANITIZER
+inline constexpr std::size_t piece_gap = cache_line;
+CSQ_ALWAYS_INLINE void allow_access(std::byte* memory, std::size_t bytes) {
+  __asan_unpoison_memory_region(memory, bytes);
+}
+CSQ_ALWAYS_INLINE void forbid_access(std::byte* memory, std::size_t bytes) {
+  __asan_poison_memory_region(memory, bytes);
+}
+#else
+inline constexpr std::size_t piece_gap = 0;
+CSQ_ALWAYS_INLINE void allow_access(std::byte*, std::size_t) {}
+CSQ_ALWAYS_INLINE void forbid_access(std::byte*, std::size_t) {}
+#endif
 
 // Hands out aligned pieces of one buffer. With a null base it only counts, so the code that lays scratch out is also
 // the code that says how much is needed.
@@ -24,10 +51,13 @@ class Arena {
 
  private:
   __attribute__((noinline)) void* take_bytes(Index count, Index size) {
-    const Index bytes = checked_product(count, size, "workspace");
+    const std::size_t bytes = static_cast<std::size_t>(checked_product(count, size, "workspace"));
     const std::size_t offset = used_;
-    used_ += (static_cast<std::size_t>(bytes) + cache_line - 1) / cache_line * cache_line;
-    return base_ == nullptr ? nullptr : base_ + offset;
+    used_ += (bytes + cache_line - 1) / cache_line * cache_line + piece_gap;
+    if (base_ == nullptr) return nullptr;
+    allow_access(base_ + offset, bytes);
+    forbid_access(base_ + offset + bytes, used_ - offset - bytes);
+    return base_ + offset;
   }
 
   std::byte* base_ = nullptr;

@@ -1,0 +1,54 @@
+# Included by CMakeLists.txt under a sanitizer. The kernels are most of what every test program compiles, and instrumented
+# they take minutes: so the tests that a sanitizer runs are one unit, which compiles them once.
+
+if(CSQ_SANITIZE STREQUAL "thread")
+  set(names allocation_failure backward_threads many_heads threads)
+else()
+  set(names
+    agreement allocation_failure backward_errors backward_golden backward_kernels edge_cases errors golden kept_summary
+    kernels penalties user_mechanism workspace
+  )
+endif()
+
+# Every test file is included in a namespace of its own, after the headers of all: these are then not included again.
+set(includes "")
+set(files "")
+foreach(name IN LISTS names)
+  set(source ${CMAKE_CURRENT_SOURCE_DIR}/test_${name}.cpp)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
+  file(STRINGS ${source} lines REGEX "^#include ")
+  list(APPEND includes ${lines})
+  string(APPEND files "namespace test_${name} {\n#include \"test_${name}.cpp\"\n}\n")
+endforeach()
+list(REMOVE_DUPLICATES includes)
+list(JOIN includes "\n" includes)
+file(CONFIGURE OUTPUT sanitized.cpp CONTENT "${includes}\n${files}" @ONLY)
+
+csq_test_program(sanitized ${CMAKE_CURRENT_BINARY_DIR}/sanitized.cpp)
+target_link_options(sanitized PRIVATE ${wrapped_malloc})
+foreach(set IN ITEMS portable avx2 avx512)
+  csq_add_test(sanitized.${set} unit sanitized)
+  set_property(TEST sanitized.${set} APPEND PROPERTY ENVIRONMENT CSQ_SIMD=${set})
+  if(NOT CSQ_CPU_${set})
+    set_tests_properties(sanitized.${set} PROPERTIES DISABLED TRUE)
+  endif()
+endforeach()
+
+# --- fuzz ---
+
+if(CSQ_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  csq_program(fuzz_attention fuzz/attention.cpp)
+  target_compile_options(fuzz_attention PRIVATE -fsanitize=fuzzer)
+  target_link_options(fuzz_attention PRIVATE -fsanitize=fuzzer)
+  foreach(set IN ITEMS portable avx2 avx512)
+    set(corpus ${CMAKE_CURRENT_BINARY_DIR}/corpus.${set}) # what it finds interesting goes here, failures beside it
+    file(MAKE_DIRECTORY ${corpus})
+    csq_add_test(fuzz.${set} fuzz fuzz_attention
+      -max_total_time=20 -timeout=60 -artifact_prefix=${corpus}. ${corpus} ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/seeds
+    )
+    set_property(TEST fuzz.${set} APPEND PROPERTY ENVIRONMENT CSQ_SIMD=${set})
+    if(NOT CSQ_CPU_${set})
+      set_tests_properties(fuzz.${set} PROPERTIES DISABLED TRUE)
+    endif()
+  endforeach()
+endif()

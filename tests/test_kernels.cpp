@@ -1,0 +1,617 @@
+// Every forward kernel of every set that this processor has, by itself, against plain loops: over lengths, widths,
+// strides and misalignment. What a kernel may not touch is NaN before the call and untouched after it.
+#include <array>
+
+#include "kernel_memory.hpp"
+
+namespace {
+
+using csq::detail::simd::block_tokens;
+using csq::detail::simd::FeatureMap;
+using csq::detail::simd::KernelSet;
+using csq::detail::simd::KernelWeight;
+using csq::detail::simd::padded_columns;
+using csq::detail::simd::padded_tokens;
+using Real = long double;
+
+// Sums of up to some hundred terms, in units of rounding.
+constexpr double rounding = 8;
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+const std::vector<Index> widths{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 80};
+
+template <class T>
+std::vector<Index> lengths() {
+  return {1, 2, 7, 15, 16, 17, 47, 48, 49, block_tokens<T> - 1, block_tokens<T>};
+}
+
+TEST_CASE("add_rows") {
+  Random random(601);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (const Index dim : widths)
+      for (const Index tokens : {Index(0), Index(1), Index(17), block_tokens<T>})
+        for (const Index stride : {1, 2, -1})
+          for (const Index shift : {0, 1, 3}) {
+            INFO("dim " << dim << ", tokens " << tokens << ", stride " << stride << ", shift " << shift);
+            const Rows x = Rows::random(random, tokens, dim);
+            const PlacedRows<T> placed(x, stride, shift);
+            KernelMemory<double> sum(dim, 0, shift);
+            sum.fill(random);
+            const KernelMemory<double> before = sum;
+            kernels.add_rows(placed.source, sum.data());
+            Worst worst;
+            for (Index a = 0; a < dim; ++a) {
+              Real expected = before[a], magnitude = std::abs(expected);
+              for (Index t = 0; t < tokens; ++t) {
+                expected += x(t, a);
+                magnitude += std::abs(x(t, a));
+              }
+              worst.compare(sum[a], expected, magnitude);
+            }
+            CHECK(worst.units() <= rounding);
+            CHECK(sum.frame_is_whole());
+          }
+  });
+}
+
+// A centring, a factor and φ, by plain loops.
+struct Packing {
+  enum class Mean { none, one, running, running_exclusive };
+
+  Mean mean = Mean::none;
+  double factor = 1;
+  bool elu = false;
+  double count_before = 0;
+};
+
+struct PlainRows {
+  Rows rows, magnitude;
+};
+
+PlainRows plain_packing(const Packing& packing, const Rows& x, const std::vector<double>& mean,
+                        std::vector<double>& running_sum) {
+  PlainRows plain{Rows(x.tokens, x.dim), Rows(x.tokens, x.dim)};
+  for (Index a = 0; a < x.dim; ++a)
+    for (Index t = 0; t < x.tokens; ++t) {
+      const std::size_t at = std::size_t(a);
+      Real center = 0;
+      const Real before = running_sum[at];
+      if (packing.mean == Packing::Mean::one) center = mean[at];
+      running_sum[at] += x(t, a);
+      const Real count = packing.count_before + double(t);
+      if (packing.mean == Packing::Mean::running) center = running_sum[at] / (count + 1);
+      if (packing.mean == Packing::Mean::running_exclusive && count > 0) center = before / count;
+      const Real y = (x(t, a) - center) * packing.factor;
+      plain.rows(t, a) = double(packing.elu ? reference::elu_plus_one(y) : y);
+      plain.magnitude(t, a) = double((std::abs(x(t, a)) + std::abs(center)) * packing.factor +
+                                     (packing.elu ? (1 + std::abs(y)) * reference::elu_plus_one(y) : 0));
+    }
+  return plain;
+}
+
+template <class T>
+void check_pack(const KernelSet<T>& kernels, Random& random, const Packing& packing, Index tokens, Index dim,
+                Index stride, Index shift, bool keeps_rows, bool packs) {
+  const Index row_stride = padded_columns<T>(dim), sums = padded_columns<double>(dim);
+  const Rows x = Rows::random(random, tokens, dim);
+  const PlacedRows<T> placed(x, stride, shift);
+  std::vector<double> mean(std::size_t(sums), 0.0), running(std::size_t(sums), 0.0);
+  for (Index a = 0; a < dim; ++a) {
+    mean[std::size_t(a)] = random.normal();
+    running[std::size_t(a)] = packing.count_before * random.normal();
+  }
+  KernelMemory<double> sum(sums, 0, shift);
+  std::copy(running.begin(), running.end(), sum.data());
+  const Index rows_kept = packs ? (tokens + 15) / 16 * 16 : tokens;
+  KernelMemory<T> rows((keeps_rows ? rows_kept : csq::detail::simd::token_group) * row_stride, T(nan), shift);
+  KernelMemory<T> out((dim + 1) * block_tokens<T>, T(nan), shift);
+
+  csq::detail::simd::PackBlock<T> block;
+  block.source = placed.source;
+  if (packing.mean == Packing::Mean::one) block.mean = mean.data();
+  const bool runs = packing.mean == Packing::Mean::running || packing.mean == Packing::Mean::running_exclusive;
+  if (runs) block.running_sum = sum.data();
+  block.running_count = packing.count_before;
+  block.exclusive = packing.mean == Packing::Mean::running_exclusive;
+  block.factor = packing.factor;
+  block.elu = packing.elu;
+  block.rows = rows.data();
+  block.keeps_rows = keeps_rows;
+  block.packed = packs ? out.data() : nullptr;
+  kernels.pack(block);
+
+  const PlainRows plain = plain_packing(packing, x, mean, running);
+  Worst worst;
+  bool padding_is_zero = true;
+  for (Index t = 0; t < tokens; ++t)
+    for (Index a = 0; a < dim; ++a) {
+      if (keeps_rows) worst.compare(rows[t * row_stride + a], plain.rows(t, a), plain.magnitude(t, a));
+      if (packs) worst.compare(out[a * block_tokens<T> + t], plain.rows(t, a), plain.magnitude(t, a));
+    }
+  if (keeps_rows)
+    for (Index t = 0; t < tokens; ++t)
+      for (Index a = dim; a < row_stride; ++a) padding_is_zero = padding_is_zero && rows[t * row_stride + a] == 0;
+  if (packs)
+    for (Index t = 0; t < padded_tokens<T>(tokens); ++t) {
+      if (out[dim * block_tokens<T> + t] != (t < tokens ? 1 : 0)) padding_is_zero = false;
+      for (Index a = 0; a < dim && t >= tokens; ++a)
+        padding_is_zero = padding_is_zero && out[a * block_tokens<T> + t] == 0;
+    }
+  if (runs)
+    for (Index a = 0; a < dim; ++a) worst.compare(sum[a], running[std::size_t(a)], 1 + double(tokens));
+  CHECK(worst.units() <= rounding);
+  CHECK(padding_is_zero);
+  CHECK(rows.frame_is_whole());
+  CHECK(out.frame_is_whole());
+  CHECK(sum.frame_is_whole());
+}
+
+TEST_CASE("pack") {
+  using Mean = Packing::Mean;
+  const std::vector<Packing> packings{{},
+                                      {Mean::none, 0.375},
+                                      {Mean::one, -1.5},
+                                      {Mean::running, 1},
+                                      {Mean::running, 0.5, false, 5},
+                                      {Mean::running_exclusive, 2},
+                                      {Mean::running_exclusive, 1, true, 7},
+                                      {Mean::none, 1, true},
+                                      {Mean::one, 3, true}};
+  Random random(602);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (std::size_t i = 0; i < packings.size(); ++i)
+      for (const Index dim : widths)
+        for (const Index tokens : lengths<T>()) {
+          const Index stride = random.pick<Index>({1, 1, 3, -1}), shift = random.integer(0, 3);
+          const int kept = int(random.integer(0, 2));  // rows and packed, packed alone, rows alone
+          INFO("packing " << i << ", dim " << dim << ", tokens " << tokens << ", stride " << stride << ", shift "
+                          << shift << ", kept " << kept);
+          check_pack(kernels, random, packings[i], tokens, dim, stride, shift, kept != 1, kept != 2);
+        }
+  });
+}
+
+TEST_CASE("pack in place") {
+  Random random(603);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (const Index dim : widths) {
+      const Index tokens = 37, stride = padded_columns<T>(dim);
+      const Rows x = Rows::random(random, tokens, dim);
+      const KernelMemory<T> expected = packed<T>(x);
+      Rows whole(48, dim);
+      std::copy(x.values.begin(), x.values.end(), whole.values.begin());
+      KernelMemory<T> rows = padded<T>(whole), out((dim + 1) * block_tokens<T>);
+      csq::detail::simd::PackBlock<T> block;
+      block.source = {rows.data(), stride, 1, tokens, dim};
+      block.rows = rows.data();
+      block.packed = out.data();
+      kernels.pack(block);
+      INFO("dim " << dim);
+      for (Index a = 0; a <= dim; ++a)
+        CHECK(std::equal(out.data() + a * block_tokens<T>, out.data() + a * block_tokens<T> + 48,
+                         expected.data() + a * block_tokens<T>));
+    }
+  });
+}
+
+TEST_CASE("pack_values") {
+  Random random(604);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (const Index dim : widths)
+      for (const Index tokens : lengths<T>())
+        for (const Index stride : {1, 2, -1}) {
+          const Index shift = random.integer(0, 5);
+          INFO("dim " << dim << ", tokens " << tokens << ", stride " << stride << ", shift " << shift);
+          const Rows x = Rows::random(random, tokens, dim);
+          const PlacedRows<T> placed(x, stride, shift);
+          const KernelMemory<T> expected = padded<T>(x);
+          KernelMemory<T> values(expected.size(), T(nan), random.integer(0, 5));
+          kernels.pack_values(placed.source, padded_columns<T>(dim), values.data());
+          CHECK(std::equal(values.data(), values.data() + values.size(), expected.data()));
+          CHECK(values.frame_is_whole());
+        }
+  });
+}
+
+// φ_f(x) of one row, in the order that FeatureMap gives.
+std::vector<Real> features(const FeatureMap& map, const Rows& x, Index t) {
+  std::vector<Real> result;
+  for (Index a = 0; map.pairs && a < map.dim; ++a)
+    for (Index b = a; b < map.dim; ++b) result.push_back(Real(x(t, a)) * x(t, b));
+  for (Index a = 0; map.linear && a < map.dim; ++a) result.push_back(x(t, a));
+  if (map.constant) result.push_back(1);
+  return result;
+}
+std::vector<Real> coefficients_of(const FeatureMap& map, double pair, double diagonal, double linear, double constant) {
+  std::vector<Real> result;
+  for (Index a = 0; map.pairs && a < map.dim; ++a)
+    for (Index b = a; b < map.dim; ++b) result.push_back(a == b ? diagonal : pair);
+  for (Index a = 0; map.linear && a < map.dim; ++a) result.push_back(linear);
+  if (map.constant) result.push_back(constant);
+  return result;
+}
+
+std::vector<FeatureMap> feature_maps() {
+  std::vector<FeatureMap> maps;
+  for (const Index dim : {1, 2, 3, 5, 8, 9, 17}) {
+    maps.push_back({dim, true, true, true});
+    maps.push_back({dim, true, false, false});
+    maps.push_back({dim, false, true, dim % 2 == 0});
+  }
+  maps.push_back({6, false, false, true});
+  return maps;
+}
+
+// A slice starts at a multiple of slice_features and ends at one, or at the last feature.
+std::array<Index, 2> random_slice(Random& random, Index features) {
+  const Index unit = csq::detail::simd::slice_features, units = (features + unit - 1) / unit;
+  const Index first = random.integer(0, units - 1), last = random.integer(first + 1, units);
+  return {first * unit, std::min(features, last * unit)};
+}
+Index padded_rows(Index rows) {
+  const Index unit = csq::detail::simd::slice_features;
+  return (rows + unit - 1) / unit * unit;
+}
+
+TEST_CASE("absorb") {
+  Random random(605);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (const FeatureMap& map : feature_maps())
+      for (const Index tokens : lengths<T>()) {
+        const Index value_dim = random.pick(widths), shift = random.integer(0, 3);
+        const auto [first, last] = random_slice(random, map.size());
+        INFO("dim " << map.dim << ", pairs " << map.pairs << ", tokens " << tokens << ", value dim " << value_dim
+                    << ", features " << first << " to " << last << ", shift " << shift);
+        const Rows x = Rows::random(random, tokens, map.dim), v = Rows::random(random, tokens, value_dim);
+        const KernelMemory<T> x_packed = packed<T>(x, shift), values = padded<T>(v, shift);
+        const Index stride = padded_columns<T>(value_dim);
+        KernelMemory<T> row_weights(block_tokens<T>, 0, shift);
+        for (Index t = 0; t < tokens; ++t) row_weights[t] = T(random.normal());
+        KernelMemory<T> panel(csq::detail::simd::panel_features * block_tokens<T>, T(nan), shift);
+        KernelMemory<T> summary(padded_rows(last - first) * stride, T(0), shift), normalizer(last - first, T(0), shift);
+        summary.fill(random);
+        normalizer.fill(random);
+        const KernelMemory<T> summary_before = summary, normalizer_before = normalizer;
+
+        csq::detail::simd::AbsorbBlock<T> block;
+        block.packed = x_packed.data();
+        block.values = values.data();
+        block.row_weights = row_weights.data();
+        block.tokens = tokens;
+        block.value_stride = stride;
+        block.map = map;
+        block.first = first;
+        block.last = last;
+        block.panel = panel.data();
+        block.summary = summary.data();
+        block.normalizer = normalizer.data();
+        kernels.absorb(block);
+
+        std::vector<std::vector<Real>> phi;
+        for (Index t = 0; t < tokens; ++t) phi.push_back(features(map, x, t));
+        Worst worst;
+        for (Index f = first; f < last; ++f)
+          for (Index column = 0; column <= value_dim; ++column) {
+            const bool is_normalizer = column == value_dim;
+            Real expected =
+                is_normalizer ? normalizer_before[f - first] : summary_before[(f - first) * stride + column];
+            Real magnitude = std::abs(expected);
+            for (Index t = 0; t < tokens; ++t) {
+              const Real term =
+                  phi[std::size_t(t)][std::size_t(f)] * (is_normalizer ? Real(row_weights[t]) : v(t, column));
+              expected += term;
+              magnitude += std::abs(term);
+            }
+            worst.compare(is_normalizer ? normalizer[f - first] : summary[(f - first) * stride + column], expected,
+                          magnitude);
+          }
+        CHECK(worst.units() <= rounding);
+        CHECK(summary.frame_is_whole());
+        CHECK(normalizer.frame_is_whole());
+        CHECK(panel.frame_is_whole());
+      }
+  });
+}
+
+TEST_CASE("read") {
+  Random random(606);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (const FeatureMap& map : feature_maps())
+      for (const Index tokens : lengths<T>()) {
+        const Index value_dim = random.pick(widths), shift = random.integer(0, 3);
+        const auto [first, last] = random_slice(random, map.size());
+        INFO("dim " << map.dim << ", pairs " << map.pairs << ", tokens " << tokens << ", value dim " << value_dim
+                    << ", features " << first << " to " << last << ", shift " << shift);
+        const Rows x = Rows::random(random, tokens, map.dim);
+        const KernelMemory<T> x_packed = packed<T>(x, shift);
+        const Index stride = padded_columns<T>(value_dim), rows = padded_tokens<T>(tokens);
+        KernelMemory<T> panel(csq::detail::simd::panel_features * block_tokens<T>, T(nan), shift);
+        KernelMemory<T> summary((last - first) * stride, T(0), shift), normalizer(last - first, T(0), shift);
+        KernelMemory<T> numerator(rows * stride, T(0), shift), normalizer_rows(rows, T(0), shift);
+        for (auto* memory : {&summary, &normalizer, &numerator, &normalizer_rows}) memory->fill(random);
+        const KernelMemory<T> numerator_before = numerator, rows_before = normalizer_rows;
+
+        csq::detail::simd::ReadBlock<T> block;
+        block.packed = x_packed.data();
+        block.tokens = tokens;
+        block.value_stride = stride;
+        block.map = map;
+        block.coefficients = {T(1.5), T(0.75), T(-2), T(0.5)};
+        block.first = first;
+        block.last = last;
+        block.panel = panel.data();
+        block.summary = summary.data();
+        block.normalizer = normalizer.data();
+        block.numerator = numerator.data();
+        block.normalizer_rows = normalizer_rows.data();
+        kernels.read(block);
+
+        const std::vector<Real> coefficients = coefficients_of(map, 1.5, 0.75, -2, 0.5);
+        Worst worst;
+        for (Index t = 0; t < tokens; ++t) {
+          const std::vector<Real> phi = features(map, x, t);
+          for (Index column = 0; column <= value_dim; ++column) {
+            const bool is_normalizer = column == value_dim;
+            Real expected = is_normalizer ? rows_before[t] : numerator_before[t * stride + column];
+            Real magnitude = std::abs(expected);
+            for (Index f = first; f < last; ++f) {
+              const Real cell = is_normalizer ? normalizer[f - first] : summary[(f - first) * stride + column];
+              const Real term = coefficients[std::size_t(f)] * phi[std::size_t(f)] * cell;
+              expected += term;
+              magnitude += std::abs(term);
+            }
+            worst.compare(is_normalizer ? normalizer_rows[t] : numerator[t * stride + column], expected, magnitude);
+          }
+        }
+        CHECK(worst.units() <= rounding);
+        CHECK(numerator.frame_is_whole());
+        CHECK(normalizer_rows.frame_is_whole());
+        CHECK(panel.frame_is_whole());
+      }
+  });
+}
+
+// The weights that kernels know, as the scores of exponential ones are: in units of ln 2.
+struct PlainWeight {
+  const char* name;
+  KernelWeight kernel;
+
+  Real operator()(Real s) const {
+    const auto at = [&](Index t) { return Real(kernel.coefficients[t]); };
+    Real sum = 0;
+    switch (kernel.kind) {
+      case KernelWeight::Kind::exponential:
+        return std::exp2(s);
+      case KernelWeight::Kind::quadratic: {
+        const Real t = s + kernel.offset;
+        return kernel.c0 + kernel.c1 * t + kernel.c2 * t * t;
+      }
+      case KernelWeight::Kind::power_series:
+        for (Index t = 0; t < kernel.coefficient_count; ++t) sum += at(t) * std::pow(s, Real(t));
+        return sum;
+      case KernelWeight::Kind::chebyshev_square: {
+        const Real x = s / kernel.radius;  // inside [−1, 1] in these tests
+        for (Index t = 0; t < kernel.coefficient_count; ++t) sum += at(t) * std::cos(Real(t) * std::acos(x));
+        return sum * sum + kernel.floor;
+      }
+      default:
+        return 0;
+    }
+  }
+};
+
+const std::vector<double> series{2, 0.25, 0.5, 0, 0.03};  // positive, with little cancellation
+std::vector<PlainWeight> plain_weights() {
+  std::vector<PlainWeight> weights(4);
+  weights[0].name = "exponential";
+  weights[0].kernel.kind = KernelWeight::Kind::exponential;
+  weights[1].name = "quadratic";
+  weights[1].kernel.kind = KernelWeight::Kind::quadratic;
+  weights[1].kernel.offset = 1.5;
+  weights[1].kernel.c0 = 0.25;
+  weights[1].kernel.c2 = 2;
+  weights[2].name = "power series";
+  weights[2].kernel.kind = KernelWeight::Kind::power_series;
+  weights[3].name = "chebyshev square";
+  weights[3].kernel.kind = KernelWeight::Kind::chebyshev_square;
+  weights[3].kernel.radius = 40;
+  weights[3].kernel.floor = 0.125;
+  for (PlainWeight& weight : weights) {
+    weight.kernel.coefficients = series.data();
+    weight.kernel.coefficient_count = Index(series.size());
+  }
+  return weights;
+}
+
+// Scores of at most 32 or so.
+Rows random_rows_of_scores(Random& random, Index tokens, Index dim) {
+  Rows rows = Rows::random(random, tokens, dim);
+  for (double& value : rows.values) value *= 1.5 / std::sqrt(std::sqrt(double(dim)));
+  return rows;
+}
+
+Real score(const Rows& q, Index i, const Rows& k, Index j) {
+  Real sum = 0;
+  for (Index a = 0; a < q.dim; ++a) sum += Real(q(i, a)) * k(j, a);
+  return sum;
+}
+
+// Σ w v / Σ w and log2 Σ w over the keys [0, seen) of each block, compared with what a kernel summed.
+template <class T>
+void compare_row(const PlainWeight& weight, const Rows& q, Index i, const std::vector<const Rows*>& keys,
+                 const std::vector<const Rows*>& values, const std::vector<Index>& seen, const T* numerator,
+                 T normalizer, T maximum, Worst& worst) {
+  const bool exponential = weight.kernel.kind == KernelWeight::Kind::exponential;
+  const Index dim = values[0]->dim;
+  Real total = 0;
+  std::vector<Real> sums(std::size_t(dim), 0.0L), magnitudes(std::size_t(dim), 0.0L);
+  for (std::size_t b = 0; b < keys.size(); ++b)
+    for (Index j = 0; j < seen[b]; ++j) {
+      const Real w = weight(score(q, i, *keys[b], j));
+      total += w;
+      for (Index c = 0; c < dim; ++c) {
+        sums[std::size_t(c)] += w * (*values[b])(j, c);
+        magnitudes[std::size_t(c)] += std::abs(w * (*values[b])(j, c));
+      }
+    }
+  const Real unit = exponential ? std::exp2(Real(maximum)) : 1;
+  // A score is off by its own rounding, and its weight with it: 2^s by as many units as s has.
+  const Real slack = exponential ? 32 : 8;
+  worst.compare(normalizer, total / unit, slack * total / unit);
+  for (Index c = 0; c < dim; ++c)
+    worst.compare(numerator[c], sums[std::size_t(c)] / unit, slack * magnitudes[std::size_t(c)] / unit);
+}
+
+TEST_CASE("direct") {
+  Random random(607);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (const PlainWeight& weight : plain_weights())
+      for (int repeat = 0; repeat < 60; ++repeat) {
+        constexpr Index size = block_tokens<T>;
+        const Index dim = random.pick(widths), value_dim = random.pick(widths), shift = random.integer(0, 3);
+        const Index queries = random.pick(lengths<T>()), keys = random.pick(lengths<T>());
+        // All see all; a triangle; a triangle whose first queries see nothing, or some keys more.
+        const Index diagonal =
+            random.pick<Index>({keys, 1, 1 - random.integer(0, queries - 1), random.integer(1, keys)});
+        INFO(weight.name << ", queries " << queries << ", keys " << keys << ", dim " << dim << ", value dim "
+                         << value_dim << ", diagonal " << diagonal << ", shift " << shift);
+        const Rows q = random_rows_of_scores(random, queries, dim), k1 = random_rows_of_scores(random, keys, dim);
+        const Rows k2 = random_rows_of_scores(random, keys, dim);
+        const Rows v1 = Rows::random(random, keys, value_dim);
+        Rows v2 = Rows::random(random, keys, value_dim);
+        // One value that is not a number reaches those who see it, and nobody else.
+        const Index poisoned = random.coin() ? random.integer(0, keys - 1) : keys;
+        if (poisoned < keys) v2(poisoned, 0) = nan;
+        const Index stride = padded_columns<T>(value_dim);
+        const KernelMemory<T> query = packed<T>(q, shift);
+        KernelMemory<T> weights(size * size, T(nan), shift), scale(size, T(nan), shift);
+        KernelMemory<T> numerator(padded_tokens<T>(queries) * stride, T(0), shift), normalizer(size, T(0), shift);
+        KernelMemory<T> maximum(size, -std::numeric_limits<T>::infinity(), shift);
+        const std::vector<const Rows*> key_rows{&k1, &k2}, value_rows{&v1, &v2};
+        std::vector<std::vector<Index>> seen(std::size_t(queries), std::vector<Index>(2));
+        for (std::size_t b = 0; b < 2; ++b) {
+          const KernelMemory<T> key = packed<T>(*key_rows[b], shift), values = padded<T>(*value_rows[b], shift);
+          csq::detail::simd::DirectBlock<T> block;
+          block.query = query.data();
+          block.key = key.data();
+          block.values = values.data();
+          block.queries = queries;
+          block.keys = keys;
+          block.dim = dim;
+          block.value_stride = stride;
+          block.diagonal = b == 0 ? keys : diagonal;
+          block.weight = weight.kernel;
+          block.weights = weights.data();
+          block.scale = scale.data();
+          block.numerator = numerator.data();
+          block.normalizer = normalizer.data();
+          block.maximum = maximum.data();
+          kernels.direct(block);
+          for (Index i = 0; i < queries; ++i) seen[std::size_t(i)][b] = std::clamp<Index>(block.diagonal + i, 0, keys);
+        }
+        Worst worst;
+        for (Index i = 0; i < queries; ++i)
+          compare_row(weight, q, i, key_rows, value_rows, seen[std::size_t(i)], numerator.data() + i * stride,
+                      normalizer[i], maximum[i], worst);
+        CHECK(worst.units() <= rounding);
+        for (const auto* memory : {&weights, &scale, &numerator, &normalizer, &maximum})
+          CHECK(memory->frame_is_whole());
+      }
+  });
+}
+
+TEST_CASE("one_query") {
+  Random random(608);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    constexpr Index size = block_tokens<T>;
+    for (const PlainWeight& weight : plain_weights())
+      for (const Index keys : lengths<T>())
+        for (int repeat = 0; repeat < 4; ++repeat) {
+          const Index dim = random.pick(widths), value_dim = random.pick(widths), shift = random.integer(0, 3);
+          INFO(weight.name << ", keys " << keys << ", dim " << dim << ", value dim " << value_dim << ", shift "
+                           << shift);
+          const Rows q = random_rows_of_scores(random, 1, dim), k1 = random_rows_of_scores(random, keys, dim);
+          const Rows k2 = random_rows_of_scores(random, keys, dim);
+          const Rows v1 = Rows::random(random, keys, value_dim), v2 = Rows::random(random, keys, value_dim);
+          const Index stride = padded_columns<T>(value_dim);
+          const KernelMemory<T> query = padded<T>(q, shift);
+          KernelMemory<T> weights(size, T(nan), shift), numerator(stride, T(0), shift);
+          KernelMemory<T> normalizer(1, T(0)), maximum(1, -std::numeric_limits<T>::infinity());
+          const std::vector<const Rows*> key_rows{&k1, &k2}, value_rows{&v1, &v2};
+          for (std::size_t b = 0; b < 2; ++b) {
+            const KernelMemory<T> key = padded<T>(*key_rows[b], shift), values = padded<T>(*value_rows[b], shift + 1);
+            csq::detail::simd::OneQueryBlock<T> block;
+            block.query = query.data();
+            block.key = key.data();
+            block.key_stride = block.dim = padded_columns<T>(dim);
+            block.values = values.data();
+            block.value_stride = block.value_dim = stride;
+            block.keys = keys;
+            block.weight = weight.kernel;
+            block.weights = weights.data();
+            block.numerator = numerator.data();
+            block.normalizer = normalizer.data();
+            block.maximum = maximum.data();
+            kernels.one_query(block);
+          }
+          Worst worst;
+          compare_row(weight, q, 0, key_rows, value_rows, {keys, keys}, numerator.data(), normalizer[0], maximum[0],
+                      worst);
+          CHECK(worst.units() <= rounding);
+          for (const auto* memory : {&weights, &numerator, &normalizer, &maximum}) CHECK(memory->frame_is_whole());
+        }
+  });
+}
+
+TEST_CASE("divide") {
+  Random random(609);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    const std::vector<T> normalizers{1,      T(0.3), std::numeric_limits<T>::min(), T(1e-35), T(1e30), 0, -1,
+                                     T(nan), T(-0.0)};
+    for (const Index dim : widths)
+      for (const Index dim_stride : {1, 2, -1})
+        for (const Index shift : {0, 1, 3}) {
+          INFO("dim " << dim << ", stride " << dim_stride << ", shift " << shift);
+          const Index tokens = Index(normalizers.size()), stride = padded_columns<T>(dim);
+          Rows from = Rows::random(random, tokens, dim);
+          for (Index a = 0; a < dim; ++a)
+            for (const Index small : {2, 3}) from(small, a) *= double(normalizers[std::size_t(small)]);
+          const KernelMemory<T> numerator = padded<T>(from, shift);
+          PlacedRows<T> output(Rows(tokens, dim), dim_stride, shift);
+          T* const start = output.memory.data() + (output.source.data - output.memory.data());
+          kernels.divide({numerator.data(), normalizers.data(), tokens, dim, stride, start, output.source.token_stride,
+                          dim_stride});
+          Worst worst;
+          for (Index t = 0; t < tokens; ++t)
+            for (Index a = 0; a < dim; ++a) {
+              const T normalizer = normalizers[std::size_t(t)];
+              const Real expected = normalizer == 0  ? 0
+                                    : normalizer > 0 ? Real(numerator[t * stride + a]) / normalizer
+                                                     : Real(nan);
+              worst.compare(start[t * output.source.token_stride + a * dim_stride], expected, std::abs(expected));
+            }
+          CHECK(worst.units() <= 1.5);
+          CHECK(output.memory.frame_is_whole());
+        }
+  });
+}
+
+TEST_CASE("add") {
+  Random random(610);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    const Index line = Index(64 / sizeof(T));
+    for (const Index lines : {0, 1, 2, 3, 7})
+      for (const Index shift : {0, 1, 5}) {
+        INFO("lines " << lines << ", shift " << shift);
+        KernelMemory<T> from(lines * line, T(0), shift), to(lines * line, T(0), 2 * shift);
+        from.fill(random);
+        to.fill(random);
+        const KernelMemory<T> before = to;
+        kernels.add(lines * line, from.data(), to.data());
+        for (Index i = 0; i < to.size(); ++i) CHECK(to[i] == before[i] + from[i]);
+        CHECK(to.frame_is_whole());
+      }
+  });
+}
+
+}  // namespace
