@@ -10,6 +10,8 @@
 //   namespace CSQ_CODE    the version and the unit's configuration. Everything that computes.
 #pragma once
 
+#include "csq/detail/base/requirements.hpp"
+
 #define CSQ_VERSION_MAJOR 0
 #define CSQ_VERSION_MINOR 1
 #define CSQ_VERSION_PATCH 0

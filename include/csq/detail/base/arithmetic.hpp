@@ -1,6 +1,8 @@
 // Sizes: sums and products that may not overflow unseen.
 #pragma once
 
+#include <bit>
+#include <cstdint>
 #include <string_view>
 
 #include "csq/detail/base/check.hpp"
@@ -29,6 +31,11 @@ template <class T>
 constexpr const T& larger(const T& a, const T& b) {
   return a < b ? b : a;
 }
+
+// Told by their bits, and by reference: under flags that deny NaN the comparison x != x, std::isfinite and a NaN that
+// is handed over by value mean nothing.
+inline bool is_finite(const double& x) { return (std::bit_cast<std::uint64_t>(x) >> 52 & 0x7ff) != 0x7ff; }
+inline bool is_nan(const double& x) { return std::bit_cast<std::uint64_t>(x) << 1 > std::uint64_t{0x7ff} << 53; }
 
 inline Index block_count(Index rows, Index block) { return (rows + block - 1) / block; }
 

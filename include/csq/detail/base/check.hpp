@@ -1,13 +1,6 @@
 // Argument errors: std::invalid_argument that names the argument and its sizes. Checked once per call, at the boundary.
 #pragma once
 
-#if __cplusplus < 202002L
-#error "csq needs C++20: compile with -std=c++20"
-#endif
-#ifdef __FAST_MATH__
-#error "csq cannot be compiled with -ffast-math: NaN and infinity mean something here, and sums must keep their order"
-#endif
-
 #include <concepts>
 #include <cstddef>
 #include <cstdint>

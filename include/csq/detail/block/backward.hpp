@@ -11,6 +11,8 @@
 
 namespace CSQ_CODE::detail {
 
+#include "csq/detail/base/precise_begin.inl"
+
 // A block of queries: packed and as rows, and the gradient of its output likewise.
 template <class T>
 struct BackwardQueryBlock {
@@ -212,5 +214,7 @@ double key_gradient_factor(const Problem<T>& problem) {
   constexpr double ln_2 = 0.693147180559945309417232121458176568;
   return problem.weight.kind == Weight::Kind::exponential ? ln_2 : 1;
 }
+
+#include "csq/detail/base/precise_end.inl"
 
 }  // namespace CSQ_CODE::detail

@@ -19,32 +19,17 @@ double query_factor(const Problem<T>& problem) {
 // Quadratics as completed squares, c2·(s+h)² + rest: c0 + c1·s + c2·s² itself would cancel near its minimum.
 inline simd::KernelWeight kernel_weight(const Weight& weight) {
   simd::KernelWeight result;
-  switch (weight.kind) {
-    case Weight::Kind::exponential:
-      result.kind = simd::KernelWeight::Kind::exponential;
-      break;
-    case Weight::Kind::quadratic:
-      if (weight.quadratic.c2 > 0) {
-        result.c2 = weight.quadratic.c2;
-        result.offset = weight.quadratic.c1 / (2 * result.c2);
-        result.c0 = larger(0.0, weight.quadratic.c0 - result.c2 * result.offset * result.offset);
-      } else {
-        result.c0 = weight.quadratic.c0;
-      }
-      break;
-    case Weight::Kind::feature_product:
-      result.c1 = 1;
-      break;
-    case Weight::Kind::power_series:
-      result.kind = simd::KernelWeight::Kind::power_series;
-      break;
-    case Weight::Kind::chebyshev_square:
-      result.kind = simd::KernelWeight::Kind::chebyshev_square;
-      break;
-    case Weight::Kind::bound:
-      result.kind = simd::KernelWeight::Kind::bound;
-      break;
+  result.kind = weight.kind;
+  if (weight.kind == WeightKind::quadratic) {
+    if (weight.quadratic.c2 > 0) {
+      result.c2 = weight.quadratic.c2;
+      result.offset = weight.quadratic.c1 / (2 * result.c2);
+      result.c0 = larger(0.0, weight.quadratic.c0 - result.c2 * result.offset * result.offset);
+    } else {
+      result.c0 = weight.quadratic.c0;
+    }
   }
+  if (weight.kind == WeightKind::feature_product) result.c1 = 1;
   result.coefficients = weight.coefficients.data();
   result.coefficient_count = static_cast<Index>(weight.coefficients.size());
   result.radius = weight.radius;

@@ -9,6 +9,8 @@
 
 namespace CSQ_CODE::detail {
 
+#include "csq/detail/base/precise_begin.inl"
+
 // Divides, writes the output rows [first, first + tokens) of one head, and their normalisers. Rows from `real` on lie
 // past the query length: the kernels have filled them with what a zero query would give. Rows that see no key are 0,
 // whatever q is: read from an empty summary, a NaN in q would have reached them.
@@ -41,5 +43,7 @@ void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, 
     statistic(first + token, 0) = value;
   }
 }
+
+#include "csq/detail/base/precise_end.inl"
 
 }  // namespace CSQ_CODE::detail

@@ -30,7 +30,7 @@ inline void check_history(std::string_view name, const History* history, Centeri
   for (std::size_t b = 0; b < history->count.size(); ++b)
     require(history->count[b] >= 0, name, ": count ", b, " is ", history->count[b], " but must not be negative");
   for (std::size_t i = 0; i < history->mean.size(); ++i)
-    require(std::isfinite(history->mean[i]), name, ": mean ", i, " of ", numbers, " is not finite");
+    require(is_finite(history->mean[i]), name, ": mean ", i, " of ", numbers, " is not finite");
 }
 
 template <class First, class Second>
@@ -101,7 +101,7 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   problem.centering = options.centering == Centering::automatic ? automatic : options.centering;
   if (options.scale.has_value()) {
     require(problem.weight.kind != Weight::Kind::feature_product, "scale: Linear takes none but got ", *options.scale);
-    require(std::isfinite(*options.scale), "scale: is ", *options.scale, " but must be finite");
+    require(is_finite(*options.scale), "scale: is ", *options.scale, " but must be finite");
   }
   problem.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(problem.key_dim())));
   check_lengths("key_length", options.key_length, problem.query.batch(), m);

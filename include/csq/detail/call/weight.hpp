@@ -1,19 +1,19 @@
 // What the engines see of a mechanism.
 #pragma once
 
-#include <cmath>
 #include <span>
 
-#include "csq/detail/base/check.hpp"
+#include "csq/detail/base/arithmetic.hpp"
+#include "csq/detail/base/weight_kind.hpp"
 #include "csq/mechanism.hpp"
 
 namespace CSQ_CODE::detail {
 
-// What the engines see; `bound` is max(0, |s| − radius)², for the penalty's gradient alone. Quadratic weights are kept
+// What the engines see. Quadratic weights are kept
 // as completed squares, c2·(s+h)² + rest: evaluating c0 + c1·s + c2·s² near its minimum would cancel, and could turn
 // out negative.
 struct Weight {
-  enum class Kind { exponential, quadratic, feature_product, power_series, chebyshev_square, bound };
+  using Kind = WeightKind;
 
   Kind kind = Kind::quadratic;
   Quadratic quadratic{};                 // quadratic
@@ -31,7 +31,7 @@ struct Weight {
 inline void check_finite_coefficients(std::span<const double> coefficients, const char* name) {
   require(!coefficients.empty(), name, ": no coefficients");
   for (std::size_t t = 0; t < coefficients.size(); ++t)
-    require(std::isfinite(coefficients[t]), name, ": coefficient ", t, " of ", coefficients.size(), " is not finite");
+    require(is_finite(coefficients[t]), name, ": coefficient ", t, " of ", coefficients.size(), " is not finite");
 }
 
 // Checks the mechanism's own parameters.
@@ -48,9 +48,9 @@ Weight weight_of(const Mechanism& mechanism) {
     weight.coefficients = mechanism.coefficients;
   } else if constexpr (std::same_as<Mechanism, PositivePolynomial>) {
     check_finite_coefficients(mechanism.root, "PositivePolynomial: root");
-    require(std::isfinite(mechanism.radius) && mechanism.radius > 0, "PositivePolynomial: radius is ", mechanism.radius,
+    require(is_finite(mechanism.radius) && mechanism.radius > 0, "PositivePolynomial: radius is ", mechanism.radius,
             " but must be positive and finite");
-    require(std::isfinite(mechanism.floor) && mechanism.floor >= 0, "PositivePolynomial: floor is ", mechanism.floor,
+    require(is_finite(mechanism.floor) && mechanism.floor >= 0, "PositivePolynomial: floor is ", mechanism.floor,
             " but must be finite and not negative");
     weight.kind = Weight::Kind::chebyshev_square;
     weight.coefficients = mechanism.root;
@@ -61,8 +61,8 @@ Weight weight_of(const Mechanism& mechanism) {
                   "a mechanism is one of csq's or has a member `Quadratic quadratic() const`");
     const Quadratic q = mechanism.quadratic();
     if constexpr (requires { mechanism.shift; })
-      require(std::isfinite(mechanism.shift), "shift is ", mechanism.shift, " but must be finite");
-    require(std::isfinite(q.c0) && std::isfinite(q.c1) && std::isfinite(q.c2), "Quadratic: coefficients c0 = ", q.c0,
+      require(is_finite(mechanism.shift), "shift is ", mechanism.shift, " but must be finite");
+    require(is_finite(q.c0) && is_finite(q.c1) && is_finite(q.c2), "Quadratic: coefficients c0 = ", q.c0,
             ", c1 = ", q.c1, ", c2 = ", q.c2, " must be finite");
     require((q.c2 > 0 && q.c1 * q.c1 <= 4 * q.c0 * q.c2) || (q.c2 == 0 && q.c1 == 0 && q.c0 > 0),
             "Quadratic: c0 = ", q.c0, ", c1 = ", q.c1, ", c2 = ", q.c2,

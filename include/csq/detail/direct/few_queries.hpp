@@ -14,6 +14,8 @@
 
 namespace CSQ_CODE::detail {
 
+#include "csq/detail/base/precise_begin.inl"
+
 // From more queries on tiles are faster.
 inline constexpr Index few_queries_limit = 8;
 
@@ -118,7 +120,7 @@ class FewQueriesRun {
       const Index sums = scratch_.sum_index(h * group_ + g, stretch);
       std::fill_n(scratch_.numerator + sums * n * scratch_.value_stride, n * scratch_.value_stride, T(0));
       std::fill_n(scratch_.normalizer + sums * size, n, T(0));
-      std::fill_n(scratch_.maximum + sums * size, n, -std::numeric_limits<T>::infinity());
+      std::fill_n(scratch_.maximum + sums * size, n, simd::lowest_score<T>);
       if (real > 0)
         scratch_.packers.query[h * group_ + g].pack(0, real, mine.query + g * n * scratch_.key_stride, mine.sums,
                                                     nullptr);
@@ -163,7 +165,7 @@ class FewQueriesRun {
         const Index other = scratch_.sum_index(head, stretch);
         const T other_maximum = scratch_.maximum[other * size + i];
         T own = 1, others = 1;
-        if (exponential && other_maximum > -std::numeric_limits<T>::infinity()) {
+        if (exponential) {
           const T highest = larger(maximum[i], other_maximum);
           own = std::exp2(maximum[i] - highest);
           others = std::exp2(other_maximum - highest);
@@ -190,5 +192,7 @@ void few_queries_attention(const Problem<T>& problem, FewQueriesScratch<T>& scra
   scratch.packers.bind(problem, 0, problem.key_heads());
   FewQueriesRun<T>(problem, scratch).run();
 }
+
+#include "csq/detail/base/precise_end.inl"
 
 }  // namespace CSQ_CODE::detail

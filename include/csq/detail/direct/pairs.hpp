@@ -39,7 +39,7 @@ struct DirectThreadScratch {
     constexpr Index size = simd::block_tokens<T>;
     std::fill_n(numerator, simd::padded_tokens<T>(queries) * simd::padded_columns<T>(value_dim), T(0));
     std::fill_n(normalizer, size, T(0));
-    std::fill_n(maximum, size, -std::numeric_limits<T>::infinity());
+    std::fill_n(maximum, size, simd::lowest_score<T>);
   }
 };
 

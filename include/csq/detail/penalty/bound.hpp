@@ -8,12 +8,12 @@
 // §8.
 #pragma once
 
-#include <cmath>
-
 #include "csq/detail/direct/backward.hpp"
 #include "csq/detail/penalty/scores.hpp"
 
 namespace CSQ_CODE::detail {
+
+#include "csq/detail/base/precise_begin.inl"
 
 // What the bound penalty measures.
 struct BoundValue {
@@ -86,7 +86,7 @@ BoundValue bound_statistics(const Problem<T>& problem, double radius, double pai
     for (const BoundValue& part : parts) {
       result.value += part.value;
       result.overflow += part.overflow;
-      if (part.max_abs > result.max_abs || std::isnan(part.max_abs)) result.max_abs = part.max_abs;  // NaN stays
+      if (part.max_abs > result.max_abs || is_nan(part.max_abs)) result.max_abs = part.max_abs;  // NaN stays
     }
   }
   if (pairs > 0) {
@@ -129,5 +129,7 @@ BoundValue bound_penalty(const Heads<const T>& q, const Heads<const T>& k, const
   add_scaled(key_gradient, weight / pairs, dk);
   return result;
 }
+
+#include "csq/detail/base/precise_end.inl"
 
 }  // namespace CSQ_CODE::detail

@@ -19,7 +19,7 @@ namespace CSQ_CODE::detail {
 template <class T>
 double rank_penalty(const Heads<const T>& x, const Heads<T>& dx, double ridge, double weight, const Options& options) {
   constexpr Index size = simd::block_tokens<T>;
-  require(std::isfinite(ridge) && ridge > 0, "ridge: is ", ridge, " but must be positive and finite");
+  require(is_finite(ridge) && ridge > 0, "ridge: is ", ridge, " but must be positive and finite");
   check_heads("x", x);
   if (dx.data != nullptr) {
     check_shape_like("dx", dx, "x", x);

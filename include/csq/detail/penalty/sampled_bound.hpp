@@ -9,6 +9,8 @@
 
 namespace CSQ_CODE::detail {
 
+#include "csq/detail/base/precise_begin.inl"
+
 // L_b from `samples` keys per query, drawn evenly from those that it sees, with replacement; each query weighs
 // |J_i|/Σ|J|, so value, overflow and gradients are unbiased. max_abs is the largest of what was drawn.
 template <class T>
@@ -63,7 +65,7 @@ BoundValue sampled_bound_penalty(const Heads<const T>& q, const Heads<const T>& 
           const T* key = keys.data() + j * stride;
           double score = 0;
           for (Index a = 0; a < dim; ++a) score += static_cast<double>(query[a]) * static_cast<double>(key[a]);
-          if (std::abs(score) > part.max_abs || std::isnan(score)) part.max_abs = std::abs(score);  // NaN stays
+          if (std::abs(score) > part.max_abs || is_nan(score)) part.max_abs = std::abs(score);  // NaN stays
           const double excess = std::abs(score) - radius;
           if (excess <= 0) continue;
           part.value += share * excess * excess;
@@ -84,11 +86,13 @@ BoundValue sampled_bound_penalty(const Heads<const T>& q, const Heads<const T>& 
   for (const BoundValue& part : parts) {
     result.value += part.value;
     result.overflow += part.overflow;
-    if (part.max_abs > result.max_abs || std::isnan(part.max_abs)) result.max_abs = part.max_abs;
+    if (part.max_abs > result.max_abs || is_nan(part.max_abs)) result.max_abs = part.max_abs;
   }
   add_scaled(query_gradient, 1, dq);
   add_scaled(key_gradient, 1, dk);
   return result;
 }
+
+#include "csq/detail/base/precise_end.inl"
 
 }  // namespace CSQ_CODE::detail

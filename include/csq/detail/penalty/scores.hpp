@@ -11,8 +11,8 @@ namespace CSQ_CODE::detail {
 template <class T>
 Problem<T> score_problem(const Heads<const T>& q, const Heads<const T>& k, const T* one, const Heads<T>& dq,
                          const Heads<T>& dk, double radius, double weight, const Options& options) {
-  require(std::isfinite(radius) && radius >= 0, "radius: is ", radius, " but must be finite and not negative");
-  require(std::isfinite(weight), "weight: is ", weight, " but must be finite");
+  require(is_finite(radius) && radius >= 0, "radius: is ", radius, " but must be finite and not negative");
+  require(is_finite(weight), "weight: is ", weight, " but must be finite");
   Problem<T> problem;
   problem.query = q;
   problem.key = k;

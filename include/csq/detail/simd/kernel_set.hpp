@@ -9,7 +9,10 @@
 // Tokens in lanes make each feature, each weight and each row statistic a plain product of contiguous rows.
 #pragma once
 
+#include <limits>
+
 #include "csq/detail/base/check.hpp"
+#include "csq/detail/base/weight_kind.hpp"
 
 namespace CSQ_CODE::detail::simd {
 
@@ -142,16 +145,14 @@ inline constexpr Index panel_features = 144;  // rows of the panel scratch
 inline constexpr Index slice_features =
     24;  // a slice of the summary starts at a multiple of this: every tile height divides it
 
-// w(s) as the kernels evaluate it.
-//   exponential       2^(s − maximum), s already in units of ln 2
-//   quadratic         (c2·t + c1)·t + c0 with t = s + offset
-//   power_series      Σ coefficients[t]·sᵗ
-//   chebyshev_square  (Σ coefficients[t]·T_t(s/radius))² + floor
-//   bound             max(0, |s| − radius)², backward only
-struct KernelWeight {
-  enum class Kind { exponential, quadratic, power_series, chebyshev_square, bound };
+// The lowest score that can be: where a row's running maximum starts.
+template <class T>
+inline constexpr T lowest_score = std::numeric_limits<T>::lowest();
 
-  Kind kind = Kind::quadratic;
+// w(s) as the kernels evaluate it: kernel/weights.inl. The exponential takes scores in units of ln 2; a quadratic is
+// (c2·t + c1)·t + c0 with t = s + offset.
+struct KernelWeight {
+  WeightKind kind = WeightKind::quadratic;
   double offset = 0, c0 = 0, c1 = 0, c2 = 0;
   const double* coefficients = nullptr;
   Index coefficient_count = 0;

@@ -7,16 +7,17 @@ constexpr int maximum_slack = 8;
 
 // Scores of one column of lanes → weights 2^(s − maximum), with the row statistics, over the first `keys`: the others
 // no lane sees. True when a numerator must be scaled.
-template <class T, bool Masked>
-bool exponential_weights(const DirectBlock<T>& block, Index lane, Index keys) {
+// The maximum starts at `lowest`, a number: a score of −∞ is then below it and weighs nothing, whether or not others
+// were seen before, and no difference is −∞ − (−∞).
+template <class T, bool Masked, class Weight>
+bool relative_weights(const DirectBlock<T>& block, Index lane, Index keys) {
   constexpr Index stride = block_tokens<T>;
-  constexpr T infinity = static_cast<T>(__builtin_inf());
   const Mask<T> mask(lane, block.diagonal);
   Integers<T> sees;
   T* column = block.weights + lane;
 
   Vector<T> highest[4];
-  for (auto& value : highest) broadcast<T>(-infinity, value);
+  for (auto& value : highest) broadcast<T>(lowest_score<T>, value);
   const Vector<T> never = highest[0];
   for (Index key = 0; key < keys;) {
     const bool four = key + 4 <= keys;
@@ -45,16 +46,16 @@ bool exponential_weights(const DirectBlock<T>& block, Index lane, Index keys) {
   exp2_in_place(scale);
   Vector<T> one;
   broadcast<T>(1, one);
-  scale = rises ? scale : one;  // also where both are −∞
+  scale = rises ? scale : one;  // also where both are +∞
   store<T>(block.maximum + lane, maximum);
   store<T>(block.scale + lane, scale);
 
+  const Weight evaluate(block.weight, maximum);
   Vector<T> sum = {};
   for (Index key = 0; key < keys; ++key) {
     Vector<T> weight;
     load<T>(column + key * stride, weight);
-    weight -= maximum;
-    exp2_in_place(weight);
+    evaluate.value(weight);
     if constexpr (Masked) {
       mask.sees(key, sees);
       weight = sees ? weight : Vector<T>{};
@@ -69,72 +70,17 @@ bool exponential_weights(const DirectBlock<T>& block, Index lane, Index keys) {
   return any;
 }
 
-// Each weight holds its numbers in registers: read through the block they would be loaded anew after every store.
-template <class T>
-struct QuadraticWeight {
-  Vector<T> offset, c0, c1, c2;
-
-  CSQ_INLINE explicit QuadraticWeight(const KernelWeight& weight) {
-    broadcast<T>(static_cast<T>(weight.offset), offset);
-    broadcast<T>(static_cast<T>(weight.c0), c0);
-    broadcast<T>(static_cast<T>(weight.c1), c1);
-    broadcast<T>(static_cast<T>(weight.c2), c2);
-  }
-  CSQ_INLINE void operator()(Vector<T>& score) const {
-    const Vector<T> t = score + offset;
-    score = (t * c2 + c1) * t + c0;
-  }
-};
-template <class T>
-struct PowerSeriesWeight {
-  const double* coefficients;
-  Index count;
-
-  CSQ_INLINE explicit PowerSeriesWeight(const KernelWeight& weight)
-      : coefficients(weight.coefficients), count(weight.coefficient_count) {}
-  CSQ_INLINE void operator()(Vector<T>& score) const {
-    Vector<T> value = {};
-    for (Index t = count - 1; t >= 0; --t) value = value * score + static_cast<T>(coefficients[t]);
-    score = value;
-  }
-};
-// Clenshaw's recurrence, then the square.
-template <class T>
-struct ChebyshevSquareWeight {
-  const double* coefficients;
-  Index count;
-  T reciprocal_radius, floor;
-
-  CSQ_INLINE explicit ChebyshevSquareWeight(const KernelWeight& weight)
-      : coefficients(weight.coefficients),
-        count(weight.coefficient_count),
-        reciprocal_radius(static_cast<T>(1 / weight.radius)),
-        floor(static_cast<T>(weight.floor)) {}
-  CSQ_INLINE void operator()(Vector<T>& score) const {
-    const Vector<T> x = score * reciprocal_radius;
-    const Vector<T> twice = x + x;
-    Vector<T> next = {}, after = {};
-    for (Index t = count - 1; t > 0; --t) {
-      const Vector<T> current = twice * next - after + static_cast<T>(coefficients[t]);
-      after = next;
-      next = current;
-    }
-    const Vector<T> root = x * next - after + static_cast<T>(coefficients[0]);
-    score = root * root + floor;
-  }
-};
-
-template <class T, bool Masked, class Evaluate>
-void polynomial_weights(const DirectBlock<T>& block, Index lane, Index keys) {
+template <class T, bool Masked, class Weight>
+void absolute_weights(const DirectBlock<T>& block, Index lane, Index keys) {
   constexpr Index stride = block_tokens<T>;
-  const Evaluate evaluate(block.weight);
+  const Weight evaluate(block.weight, Vector<T>{});
   const Mask<T> mask(lane, block.diagonal);
   T* column = block.weights + lane;
   Vector<T> sum = {};
   for (Index key = 0; key < keys; ++key) {
     Vector<T> weight;
     load<T>(column + key * stride, weight);
-    evaluate(weight);
+    evaluate.value(weight);
     if constexpr (Masked) {
       Integers<T> sees;
       mask.sees(key, sees);
@@ -150,24 +96,25 @@ void polynomial_weights(const DirectBlock<T>& block, Index lane, Index keys) {
 }
 
 template <class T, bool Masked>
-CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane, Index keys) {
-  using Kind = KernelWeight::Kind;
-  switch (block.weight.kind) {
-    case Kind::exponential:
-      return exponential_weights<T, Masked>(block, lane, keys);
-    case Kind::quadratic:
-      polynomial_weights<T, Masked, QuadraticWeight<T>>(block, lane, keys);
-      break;
-    case Kind::power_series:
-      polynomial_weights<T, true, PowerSeriesWeight<T>>(block, lane, keys);
-      break;
-    case Kind::chebyshev_square:
-      polynomial_weights<T, true, ChebyshevSquareWeight<T>>(block, lane, keys);
-      break;
-    case Kind::bound:
-      break;
+struct WeightsOfLanes {
+  const DirectBlock<T>& block;
+  Index lane, keys;
+
+  template <class Weight>
+  CSQ_INLINE bool run() const {
+    if constexpr (Weight::is_gradient_only) {
+      return false;
+    } else if constexpr (Weight::is_relative) {
+      return relative_weights<T, Masked, Weight>(block, lane, keys);
+    } else {
+      absolute_weights<T, Masked || Weight::is_rare, Weight>(block, lane, keys);
+      return false;
+    }
   }
-  return false;
+};
+template <class T, bool Masked>
+CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane, Index keys) {
+  return visit_weight<T>(block.weight.kind, WeightsOfLanes<T, Masked>{block, lane, keys});
 }
 
 template <class T>

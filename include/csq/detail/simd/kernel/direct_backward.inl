@@ -1,12 +1,35 @@
 // The gradients of one block of queries against one block of keys: scores and weights are computed again.
 
-// r·o must cancel Σ_j w_ij r·v_j, and the shift's gradient is what is left of that: so it is summed in double. Without
-// fused products that is not enough, since the tiles round r·v twice a step; summed in their order, r·o is as wrong as
-// r·v and cancels it where v is o.
+// r·o for a few tokens, one in each lane. It must cancel Σ_j w_ij r·v_j, of which the shift's gradient is what is left:
+// so it is summed in the tile's order, by the tile's operation, and where v is o it is r·v to the bit, whether or not
+// the compiler fuses products.
+template <class T>
+CSQ_INLINE void dot_of_lanes(const ScaleGradient<T>& block, Index first, Vector<T>& dot) {
+  Source<T> output = block.output;
+  output.data += first * output.token_stride;
+  const Index left = block.gradient.tokens - first;
+  output.tokens = left < lanes<T> ? left : lanes<T>;
+  const Index dim = output.dim;
+  alignas(64) T rows[lanes<T> * lanes<T>] = {};
+  alignas(64) T gradient[lanes<T> * lanes<T>], transposed[lanes<T> * lanes<T>];
+  dot = Vector<T>{};
+  for (Index column = 0; column < dim; column += lanes<T>) {
+    output.dim = dim - column < lanes<T> ? dim - column : lanes<T>;
+    copy_rows(output, lanes<T>, rows);
+    output.data += lanes<T> * output.dim_stride;
+    transpose_square<T>(rows, lanes<T>, transposed, lanes<T>);
+    transpose_square<T>(block.rows + first * block.value_stride + column, block.value_stride, gradient, lanes<T>);
+    for (Index row = 0; row < output.dim; ++row) {
+      Vector<T> r, o;
+      load<T>(gradient + row * lanes<T>, r);
+      load<T>(transposed + row * lanes<T>, o);
+      dot += r * o;
+    }
+  }
+}
+
 template <class T>
 void scale_gradient(const ScaleGradient<T>& block) {
-  constexpr Index step = lanes<double>;
-  const Source<T>& output = block.output;
   for (Index token = 0; token < block.gradient.tokens; ++token) {
     T* row = block.rows + token * block.value_stride;
     Source<T> gradient = block.gradient;
@@ -14,139 +37,29 @@ void scale_gradient(const ScaleGradient<T>& block) {
     gradient.tokens = 1;
     copy_rows(gradient, block.value_stride, row);
     const T factor = block.factor[token];
-    block.dot[token] = 0;
     for (Index column = 0; column < block.value_stride; column += lanes<T>) {
       Vector<T> value = {};
       if (factor != 0) load<T>(row + column, value);
       value *= factor;
       store<T>(row + column, value);
     }
-    if (factor == 0) continue;
-    const T* o = output.data + token * output.token_stride;
-    if constexpr (!fused_products) {
-      T dot = 0;
-      for (Index column = 0; column < output.dim; ++column) dot += row[column] * o[column * output.dim_stride];
-      block.dot[token] = dot;
-      continue;
-    }
-    Doubles sum = {};
-    Index column = 0;
-    for (; output.dim_stride == 1 && column + step <= output.dim; column += step) {
-      Doubles x, y;
-      load_as_double<T>(row + column, x);
-      ask_for(o + column, token_group * output.token_stride);
-      load_as_double<T>(o + column, y);
-      sum += x * y;
-    }
-    double dot = sum_of_lanes<double>(sum);
-    for (; column < output.dim; ++column)
-      dot += static_cast<double>(row[column]) * static_cast<double>(o[column * output.dim_stride]);
-    block.dot[token] = static_cast<T>(dot);
+  }
+  for (Index first = 0; first < block.gradient.tokens; first += lanes<T>) {
+    Vector<T> dot;
+    dot_of_lanes(block, first, dot);
+    for (Index lane = 0; lane < lanes<T> && first + lane < block.gradient.tokens; ++lane)
+      block.dot[first + lane] = block.factor[first + lane] == 0 ? 0 : dot[lane];
   }
 }
 
-// Each: score → weight and w'(s).
-template <class T>
-struct ExponentialSlope {
-  Vector<T> log_normalizer;
-
-  CSQ_INLINE ExponentialSlope(const DirectBackwardBlock<T>& block, Index lane) {
-    load<T>(block.log_normalizer + lane, log_normalizer);
-  }
-  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
-    score -= log_normalizer;
-    exp2_in_place(score);
-    slope = score;
-  }
-};
-template <class T>
-struct QuadraticSlope {
-  Vector<T> offset, c0, c1, c2;
-
-  CSQ_INLINE QuadraticSlope(const DirectBackwardBlock<T>& block, Index) {
-    broadcast<T>(static_cast<T>(block.weight.offset), offset);
-    broadcast<T>(static_cast<T>(block.weight.c0), c0);
-    broadcast<T>(static_cast<T>(block.weight.c1), c1);
-    broadcast<T>(static_cast<T>(block.weight.c2), c2);
-  }
-  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
-    const Vector<T> t = score + offset;
-    const Vector<T> linear = t * c2 + c1;
-    score = linear * t + c0;
-    slope = t * c2 + linear;
-  }
-};
-template <class T>
-struct PowerSeriesSlope {
-  const double* coefficients;
-  Index count;
-
-  CSQ_INLINE PowerSeriesSlope(const DirectBackwardBlock<T>& block, Index)
-      : coefficients(block.weight.coefficients), count(block.weight.coefficient_count) {}
-  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
-    Vector<T> value = {}, derivative = {};
-    for (Index t = count - 1; t >= 0; --t) {
-      derivative = derivative * score + value;
-      value = value * score + static_cast<T>(coefficients[t]);
-    }
-    score = value;
-    slope = derivative;
-  }
-};
-// Clenshaw's recurrence and, beside it, the recurrence of its derivative.
-template <class T>
-struct ChebyshevSquareSlope {
-  const double* coefficients;
-  Index count;
-  T reciprocal_radius, floor;
-
-  CSQ_INLINE ChebyshevSquareSlope(const DirectBackwardBlock<T>& block, Index)
-      : coefficients(block.weight.coefficients),
-        count(block.weight.coefficient_count),
-        reciprocal_radius(static_cast<T>(1 / block.weight.radius)),
-        floor(static_cast<T>(block.weight.floor)) {}
-  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
-    const Vector<T> x = score * reciprocal_radius;
-    const Vector<T> twice = x + x;
-    Vector<T> next = {}, after = {}, next_slope = {}, after_slope = {};
-    for (Index t = count - 1; t > 0; --t) {
-      const Vector<T> current = twice * next - after + static_cast<T>(coefficients[t]);
-      const Vector<T> current_slope = next + next + twice * next_slope - after_slope;
-      after = next;
-      next = current;
-      after_slope = next_slope;
-      next_slope = current_slope;
-    }
-    const Vector<T> root = x * next - after + static_cast<T>(coefficients[0]);
-    const Vector<T> root_slope = next + x * next_slope - after_slope;
-    score = root * root + floor;
-    slope = (root + root) * root_slope * reciprocal_radius;
-  }
-};
-
-// max(0, |s| − radius)².
-template <class T>
-struct BoundSlope {
-  Vector<T> radius;
-
-  CSQ_INLINE BoundSlope(const DirectBackwardBlock<T>& block, Index) {
-    broadcast<T>(static_cast<T>(block.weight.radius), radius);
-  }
-  CSQ_INLINE void operator()(Vector<T>& score, Vector<T>& slope) const {
-    const Vector<T> zero = {};
-    const Vector<T> above = score - radius, below = score + radius;
-    const Vector<T> excess = above > zero ? above : below < zero ? below : zero;
-    score = excess * excess;
-    slope = excess + excess;
-  }
-};
-
 // Scores and r·v of one column of lanes → weights and slopes, over the first `keys`: the others no lane sees, and they
 // stay unwritten. Zero where invisible.
-template <class T, bool Masked, class Evaluate>
+template <class T, bool Masked, class Weight>
 void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index keys) {
   constexpr Index stride = block_tokens<T>;
-  const Evaluate evaluate(block, lane);
+  Vector<T> origin = {};
+  if constexpr (Weight::is_relative) load<T>(block.log_normalizer + lane, origin);
+  const Weight evaluate(block.weight, origin);
   const Mask<T> mask(lane, block.diagonal);
   T* weights = block.weights + lane;
   T* slopes = block.slopes + lane;
@@ -156,7 +69,7 @@ void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index key
     Vector<T> weight, slope, gradient;
     load<T>(weights + key * stride, weight);
     load<T>(slopes + key * stride, gradient);
-    evaluate(weight, slope);
+    evaluate.value_and_slope(weight, slope);
     slope *= gradient - dot;
     if constexpr (Masked) {
       Integers<T> sees;
@@ -173,20 +86,19 @@ void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index key
 }
 
 template <class T, bool Masked>
-CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane, Index keys) {
-  using Kind = KernelWeight::Kind;
-  switch (block.weight.kind) {
-    case Kind::exponential:
-      return backward_weights<T, Masked, ExponentialSlope<T>>(block, lane, keys);
-    case Kind::quadratic:
-      return backward_weights<T, Masked, QuadraticSlope<T>>(block, lane, keys);
-    case Kind::power_series:
-      return backward_weights<T, true, PowerSeriesSlope<T>>(block, lane, keys);
-    case Kind::chebyshev_square:
-      return backward_weights<T, true, ChebyshevSquareSlope<T>>(block, lane, keys);
-    case Kind::bound:
-      return backward_weights<T, Masked, BoundSlope<T>>(block, lane, keys);
+struct BackwardWeightsOfLanes {
+  const DirectBackwardBlock<T>& block;
+  Index lane, keys;
+
+  template <class Weight>
+  CSQ_INLINE bool run() const {
+    backward_weights<T, Masked || Weight::is_rare, Weight>(block, lane, keys);
+    return false;
   }
+};
+template <class T, bool Masked>
+CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane, Index keys) {
+  visit_weight<T>(block.weight.kind, BackwardWeightsOfLanes<T, Masked>{block, lane, keys});
 }
 
 template <class T>

@@ -1,6 +1,5 @@
 // The kernels, written once. Included once per instruction set, inside a target region and a namespace of its own, by a
-// file that defines vector_bytes, accumulator_vectors (registers of the tile), fused_products, widest_tile and the
-// panel heights.
+// file that defines vector_bytes, accumulator_vectors (registers of the tile), widest_tile and the panel heights.
 // No Eigen and no standard algorithm in here: they would be compiled for the unit's flags, not for the region's.
 
 // clang-format off
@@ -8,6 +7,7 @@
 #include "csq/detail/simd/kernel/product.inl"
 #include "csq/detail/simd/kernel/visible.inl"
 #include "csq/detail/simd/kernel/exponential.inl"
+#include "csq/detail/simd/kernel/weights.inl"
 #include "csq/detail/simd/kernel/pack.inl"
 #include "csq/detail/simd/kernel/features.inl"
 #include "csq/detail/simd/kernel/direct.inl"

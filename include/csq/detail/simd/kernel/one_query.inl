@@ -44,22 +44,10 @@ CSQ_INLINE void scores_of_keys(const OneQueryBlock<T>& block, Index first, Index
   scores = sums[0];
 }
 
-// 2^(s − maximum), as exponential_weights of direct.inl has it.
-template <class T>
-struct ExponentialWeight {
-  Vector<T> maximum;
-
-  CSQ_INLINE explicit ExponentialWeight(T value) { broadcast<T>(value, maximum); }
-  CSQ_INLINE void operator()(Vector<T>& score) const {
-    score -= maximum;
-    exp2_in_place(score);
-  }
-};
-
 // Raises the running maximum where it must rise, and scales what was summed relative to the old one.
 template <class T>
 CSQ_INLINE void raise_maximum(const OneQueryBlock<T>& block) {
-  T highest = -static_cast<T>(__builtin_inf());
+  T highest = lowest_score<T>;
   for (Index key = 0; key < block.keys; ++key) highest = block.weights[key] > highest ? block.weights[key] : highest;
   const T old = *block.maximum;
   if (!(highest > old + static_cast<T>(maximum_slack))) return;
@@ -72,14 +60,14 @@ CSQ_INLINE void raise_maximum(const OneQueryBlock<T>& block) {
 }
 
 // Scores → weights, and their sum.
-template <class T, class Evaluate>
-CSQ_INLINE void weigh(const OneQueryBlock<T>& block, const Evaluate& evaluate) {
+template <class T, class Weight>
+CSQ_INLINE void weigh(const OneQueryBlock<T>& block, const Weight& evaluate) {
   const Mask<T> position(0, 0);
   Vector<T> sum = {};
   for (Index key = 0; key < block.keys; key += lanes<T>) {
     Vector<T> weight;
     load<T>(block.weights + key, weight);
-    evaluate(weight);
+    evaluate.value(weight);
     // `visible` counts lanes here: those at or beyond the last key weigh nothing.
     const Integers<T> real = position.visible < static_cast<typename Mask<T>::Number>(block.keys - key);
     weight = real ? weight : Vector<T>{};
@@ -88,6 +76,24 @@ CSQ_INLINE void weigh(const OneQueryBlock<T>& block, const Evaluate& evaluate) {
   }
   *block.normalizer += sum_of_lanes<T>(sum);
 }
+
+template <class T>
+struct WeightsOfOneQuery {
+  const OneQueryBlock<T>& block;
+
+  template <class Weight>
+  CSQ_INLINE bool run() const {
+    if constexpr (!Weight::is_gradient_only) {
+      Vector<T> origin = {};
+      if constexpr (Weight::is_relative) {
+        raise_maximum(block);
+        broadcast<T>(*block.maximum, origin);
+      }
+      weigh(block, Weight(block.weight, origin));
+    }
+    return false;
+  }
+};
 
 // numerator += Σ_j weight_j·value_j for Columns vectors, even and odd keys apart to hide the latency of a sum.
 template <class T, int Columns>
@@ -126,30 +132,13 @@ CSQ_INLINE void add_values(const OneQueryBlock<T>& block, Index column) {
 
 template <class T>
 void one_query(const OneQueryBlock<T>& block) {
-  using Kind = KernelWeight::Kind;
   for (Index key = 0; key < block.keys; key += lanes<T>) {
     const Index left = block.keys - key;
     Vector<T> scores;
     scores_of_keys(block, key, left < lanes<T> ? left : lanes<T>, scores);
     store<T>(block.weights + key, scores);
   }
-  switch (block.weight.kind) {
-    case Kind::exponential:
-      raise_maximum(block);
-      weigh(block, ExponentialWeight<T>(*block.maximum));
-      break;
-    case Kind::quadratic:
-      weigh(block, QuadraticWeight<T>(block.weight));
-      break;
-    case Kind::power_series:
-      weigh(block, PowerSeriesWeight<T>(block.weight));
-      break;
-    case Kind::chebyshev_square:
-      weigh(block, ChebyshevSquareWeight<T>(block.weight));
-      break;
-    case Kind::bound:
-      break;
-  }
+  visit_weight<T>(block.weight.kind, WeightsOfOneQuery<T>{block});
   Index column = 0;
   for (; column + 4 * lanes<T> <= block.value_dim; column += 4 * lanes<T>) add_values<T, 4>(block, column);
   for (; column < block.value_dim; column += lanes<T>) add_values<T, 1>(block, column);

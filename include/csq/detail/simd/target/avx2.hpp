@@ -17,11 +17,12 @@
 #pragma GCC target("avx2,fma,no-avx512f")
 #endif
 
+#include "csq/detail/base/precise_begin.inl"
+
 namespace CSQ_CODE::detail::simd::avx2 {
 
 inline constexpr int vector_bytes = 32;
 inline constexpr int accumulator_vectors = 12;
-inline constexpr bool fused_products = true;
 inline constexpr int widest_tile = 2;
 inline constexpr Index absorb_panel = 48;
 inline constexpr Index read_panel = 96;
@@ -29,6 +30,8 @@ inline constexpr Index read_panel = 96;
 #include "csq/detail/simd/kernel/kernels.inl"
 
 }  // namespace CSQ_CODE::detail::simd::avx2
+
+#include "csq/detail/base/precise_end.inl"
 
 #ifdef __clang__
 #pragma clang attribute pop

@@ -18,11 +18,12 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
 #endif
 
+#include "csq/detail/base/precise_begin.inl"
+
 namespace CSQ_CODE::detail::simd::avx512 {
 
 inline constexpr int vector_bytes = 64;
 inline constexpr int accumulator_vectors = 24;
-inline constexpr bool fused_products = true;
 inline constexpr int widest_tile = 4;
 inline constexpr Index absorb_panel = 48;
 inline constexpr Index read_panel = 96;
@@ -30,6 +31,8 @@ inline constexpr Index read_panel = 96;
 #include "csq/detail/simd/kernel/kernels.inl"
 
 }  // namespace CSQ_CODE::detail::simd::avx512
+
+#include "csq/detail/base/precise_end.inl"
 
 #ifdef __clang__
 #pragma clang attribute pop

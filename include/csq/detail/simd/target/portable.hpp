@@ -14,11 +14,12 @@
 #pragma GCC target("no-avx")
 #endif
 
+#include "csq/detail/base/precise_begin.inl"
+
 namespace CSQ_CODE::detail::simd::portable {
 
 inline constexpr int vector_bytes = 16;
 inline constexpr int accumulator_vectors = 12;
-inline constexpr bool fused_products = false;
 inline constexpr int widest_tile = 2;
 inline constexpr Index absorb_panel = 48;
 inline constexpr Index read_panel = 96;
@@ -26,6 +27,8 @@ inline constexpr Index read_panel = 96;
 #include "csq/detail/simd/kernel/kernels.inl"
 
 }  // namespace CSQ_CODE::detail::simd::portable
+
+#include "csq/detail/base/precise_end.inl"
 
 #if defined(__x86_64__) && defined(__clang__)
 #pragma clang attribute pop

@@ -1,0 +1,12 @@
+// From here to precise_end.inl arithmetic is what it says, whatever the unit's flags and the pragmas above: sums keep
+// their order, NaN and infinity are values, and a·b + c is fused where the processor can.
+//
+// For code that depends on it: the kernels, whose exponential takes apart what `x − ((x + c) − c)` leaves, and drivers
+// that tell NaN from numbers. Templates keep what held where they were written.
+#ifdef __clang__
+#pragma float_control(precise, on, push)
+#else
+#pragma GCC push_options
+#pragma GCC optimize("no-associative-math", "no-reciprocal-math", "no-unsafe-math-optimizations", "signed-zeros")
+#pragma GCC optimize("no-finite-math-only", "trapping-math", "fp-contract=fast")
+#endif
