@@ -238,3 +238,27 @@ TEST_CASE("the matrix forms are the view forms of one head") {
   CHECK(normalizer.cols() == 1);
   CHECK(same(normalizer, expected.statistic));
 }
+
+TEST_CASE("lengths far below the buffer: the scan follows the lengths and agrees") {
+  Random random(64);
+  struct Case {
+    Sizes sizes;
+    std::vector<Index> key_length, query_length;
+  };
+  const std::vector<Case> cases{
+      {{900, 900, 4, 4, 2, 2, 2}, {400, 37}, {400, 37}},    // as padded batches are
+      {{900, 900, 4, 4, 2, 2, 1}, {120, 130}, {900, 800}},  // rows far behind the last key
+      {{900, 900, 4, 4, 2, 1, 1}, {900, 900}, {300, 1}},    // keys that no row sees
+      {{600, 900, 4, 4, 1, 2, 1}, {350}, {500}},            // fewer queries than keys
+      {{900, 500, 4, 4, 1, 2, 2}, {140}, {850}},            // more queries than keys
+      {{900, 900, 4, 4, 2, 2, 2}, {0, 0}, {900, 900}},      // no keys at all
+  };
+  for (const Case& c : cases)
+    for (const bool causal : {false, true})
+      for_typical_mechanisms([&](const auto& named) {
+        Problem p = Problem::random(random, c.sizes, causal, csq::Centering::none);
+        p.key_length = c.key_length;
+        p.query_length = c.query_length;
+        check_agreement(named, p);
+      });
+}

@@ -40,21 +40,16 @@ bool has_factored_form(const Mechanism& mechanism) {
 
 // The method that a call with these sizes and options runs.
 template <class Mechanism>
-Method used_method(const Mechanism& mechanism, Shape shape, const Options& options = {}) {
-  shape.causal = shape.causal || options.causal;
-  const detail::Weight weight = detail::weight_of(mechanism);
-  detail::check_method(weight, options.method);
-  return detail::resolve_method(weight, shape, options.method, options.chunk);
+Method used_method(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
+  return detail::resolve_method(detail::workload_of(shape, options), detail::weight_of(mechanism), options);
 }
 
 // Scratch that a call with these sizes takes; a Workspace that has served one grows no further.
 template <class T = float, class Mechanism>
 std::size_t workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
   detail::Problem<T> problem = detail::problem_of_sizes<T>(mechanism, shape, options);
-  const Shape resolved = detail::shape_of(problem);
-  const Method method = detail::resolve_method(problem.weight, resolved, options.method, options.chunk);
-  problem.threads = detail::threads_for(resolved, problem.weight, method, options);
-  return detail::scratch_bytes(problem, method);
+  detail::make_plan(problem, options);
+  return detail::scratch_bytes(problem);
 }
 
 }  // namespace CSQ_CODE

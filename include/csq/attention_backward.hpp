@@ -34,11 +34,8 @@ void attention_backward(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k
 
 // The method that a backward call with these sizes and options runs.
 template <class Mechanism>
-Method used_backward_method(const Mechanism& mechanism, Shape shape, const Options& options = {}) {
-  shape.causal = shape.causal || options.causal;
-  const detail::Weight weight = detail::weight_of(mechanism);
-  detail::check_method(weight, options.method);
-  return detail::resolve_backward_method(weight, shape, options.method);
+Method used_backward_method(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
+  return detail::resolve_backward_method(detail::workload_of(shape, options), detail::weight_of(mechanism), options);
 }
 
 // Scratch that a backward call with these sizes takes, the gradient of the shift included where there is one; a
@@ -47,12 +44,10 @@ template <class T = float, class Mechanism>
 std::size_t backward_workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
   detail::BackwardProblem<T> problem;
   problem.forward = detail::problem_of_sizes<T>(mechanism, shape, options);
-  const Shape resolved = detail::shape_of(problem.forward);
-  const Method method = detail::resolve_backward_method(problem.forward.weight, resolved, options.method);
-  problem.forward.threads = detail::threads_for(resolved, problem.forward.weight, method, options);
   double shift = 0;
   if constexpr (requires { mechanism.shift; }) problem.gradients.shift = &shift;
-  return detail::backward_scratch_bytes(problem, method);
+  detail::make_plan(problem, options);
+  return detail::scratch_bytes(problem);
 }
 
 }  // namespace CSQ_CODE

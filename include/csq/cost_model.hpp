@@ -6,10 +6,17 @@
 // D features: (d+1)(d+2)/2 for degree 2. The savings (t = D(dᵥ+1)/(d+dᵥ), about D/2): reading a summary of t keys costs
 // as much as serving those keys directly, so rows that see at most t keys read nothing; and the last t/g keys,
 // absorbed, would be read too rarely to pay, so they are not.
+//
+// A call costs what the lengths of its entries make it cost, not what its buffers hold. Whatever chooses a method, here
+// or in a call, weighs these counts with the same two fractions of the peak (CrossoverModel), so all of them agree:
+// choose_method, used_method, Method::automatic, and predicted_crossover for n = m.
+// Of the options the counts read causal, key_length, query_length and chunk. A shape that cannot be is an error.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <optional>
 
 #include "csq/detail/call/cost.hpp"
 
@@ -24,20 +31,35 @@ Index feature_count(const Mechanism& mechanism, Index key_dim) {
   return detail::feature_count(detail::weight_of(mechanism), key_dim);
 }
 
-// Pairs (i, j) with j visible to i, for one head.
-inline double visible_pairs(const Shape& shape) { return detail::count_pairs(shape); }
+// Pairs (i, j) with j visible to i, for one head of one entry of the batch.
+inline double visible_pairs(const Shape& shape) {
+  const detail::Workload work = detail::workload_of(shape, {});
+  return work.visibility().pairs(work.shape.queries, work.shape.keys);
+}
 
-inline double direct_multiply_adds(const Shape& shape) { return detail::count_direct(shape); }
-inline double factored_multiply_adds(const Shape& shape, Index chunk = 0) {
-  return detail::count_factored(shape, feature_count(shape.key_dim), chunk);
+// Forward, of all heads and the whole batch; factored without a mechanism: with all D features.
+inline double direct_multiply_adds(const Shape& shape, const Options& options = {}) {
+  return detail::count_direct(detail::workload_of(shape, options));
+}
+inline double factored_multiply_adds(const Shape& shape, const Options& options = {}) {
+  return detail::count_factored(detail::workload_of(shape, options), feature_count(shape.key_dim), options.chunk);
 }
 template <class Mechanism>
-double factored_multiply_adds(const Mechanism& mechanism, const Shape& shape, Index chunk = 0) {
-  return detail::count_factored(shape, feature_count(mechanism, shape.key_dim), chunk);
+double factored_multiply_adds(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
+  return detail::count_factored(detail::workload_of(shape, options), feature_count(mechanism, shape.key_dim),
+                                options.chunk);
 }
-inline double direct_backward_multiply_adds(const Shape& shape) { return detail::count_direct_backward(shape); }
-inline double factored_backward_multiply_adds(const Shape& shape) {
-  return detail::count_factored_backward(shape, feature_count(shape.key_dim));
+
+// Backward, without the forward before it.
+inline double direct_backward_multiply_adds(const Shape& shape, const Options& options = {}) {
+  return detail::count_direct_backward(detail::workload_of(shape, options));
+}
+inline double factored_backward_multiply_adds(const Shape& shape, const Options& options = {}) {
+  return detail::count_factored_backward(detail::workload_of(shape, options), feature_count(shape.key_dim));
+}
+template <class Mechanism>
+double factored_backward_multiply_adds(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
+  return detail::count_factored_backward(detail::workload_of(shape, options), feature_count(mechanism, shape.key_dim));
 }
 
 }  // namespace CSQ_CODE
@@ -46,30 +68,51 @@ namespace CSQ_TYPES {
 
 struct CrossoverModel {
   bool causal = false;
-  Index group = 1;               // query heads per key head
-  double direct_efficiency = 1;  // f_s and f_f: fractions of the FMA peak that the two sides reach
-  double factored_efficiency = 1;
+  Index group = 1;  // query heads per key head, at least 1
+  // f_s and f_f, the fractions of the FMA peak that the two sides reach, positive; unset: those by which
+  // Method::automatic chooses. Both 1 compares the counts alone.
+  std::optional<double> direct_efficiency{};
+  std::optional<double> factored_efficiency{};
 };
 
 }  // namespace CSQ_TYPES
 
 namespace CSQ_CODE {
 
-// Tokens from which factored is expected to be faster, n = m. With dᵥ = d and g = 1: (1 + 1/d)·D·f_s/f_f.
-inline double predicted_crossover(Index key_dim, Index value_dim, const CrossoverModel& model = {}) {
-  Shape shape{.key_dim = key_dim, .value_dim = value_dim, .heads = model.group, .causal = model.causal};
-  const double ratio = model.direct_efficiency / model.factored_efficiency;
-  const double t = detail::break_even_keys(shape, feature_count(key_dim));
-  const double group = static_cast<double>(model.group);
-  if (!model.causal) return (1 + 1 / group) * t * ratio;
-  // The last size at which the factored count, weighed with the efficiencies, is not below the direct one.
-  const auto factored_wins = [&](double n) {
-    shape.queries = shape.keys = static_cast<Index>(n);
-    return !detail::served_directly(shape) && factored_multiply_adds(shape) * ratio < direct_multiply_adds(shape);
+namespace detail {
+
+// The length from which factored is cheaper, n = m; infinite where no length that can be counted is.
+inline double crossover(Index features, Index key_dim, Index value_dim, const CrossoverModel& model) {
+  require(model.group >= 1, "group: is ", model.group, " but must be at least 1");
+  Workload work{
+      checked_shape({.key_dim = key_dim, .value_dim = value_dim, .heads = model.group, .kv_heads = 1}), {}, {}};
+  work.shape.causal = model.causal;
+  const Efficiency measured = measured_efficiency(key_dim);
+  const Efficiency efficiency{model.direct_efficiency.value_or(measured.direct),
+                              model.factored_efficiency.value_or(measured.factored)};
+  const auto check = [](const char* name, double value) {
+    require(std::isfinite(value) && value > 0, name, ": is ", value, " but must be positive and finite");
   };
-  double high = 4 * t * (1 + 1 / group) * detail::larger(1.0, ratio) + 1024;
-  while (!factored_wins(high)) high *= 2;
-  double low = 1;
+  check("direct_efficiency", efficiency.direct);
+  check("factored_efficiency", efficiency.factored);
+
+  constexpr double never = std::numeric_limits<double>::infinity();
+  constexpr double longest = static_cast<double>(largest_size);
+  if (!model.causal) {
+    const double ratio = efficiency.direct / efficiency.factored;
+    const double tokens = (1 + 1 / static_cast<double>(model.group)) * break_even_keys(work.shape, features) * ratio;
+    return tokens <= longest ? tokens : never;
+  }
+  const auto factored_wins = [&](double tokens) {
+    work.shape.queries = work.shape.keys = static_cast<Index>(tokens);
+    return cheaper_method(work, features, efficiency) == Method::factored;
+  };
+  double low = 0, high = 1;
+  while (!factored_wins(high)) {
+    if (high >= longest) return never;
+    low = high;
+    high = smaller(2 * high, longest);
+  }
   while (high - low > 1) {
     const double middle = std::floor((low + high) / 2);
     (factored_wins(middle) ? high : low) = middle;
@@ -77,13 +120,31 @@ inline double predicted_crossover(Index key_dim, Index value_dim, const Crossove
   return high;
 }
 
-inline Method choose_method(const Shape& shape) { return detail::cheaper_method(shape, feature_count(shape.key_dim)); }
+}  // namespace detail
 
+// Tokens from which factored is expected to be faster, n = m, infinite where it never is. Without a mask
+// (1 + 1/g)·t·f_s/f_f: with dᵥ = d and g = 1, (1 + 1/d)·D·f_s/f_f.
+inline double predicted_crossover(Index key_dim, Index value_dim, const CrossoverModel& model = {}) {
+  return detail::crossover(feature_count(key_dim), key_dim, value_dim, model);
+}
 template <class Mechanism>
-Method choose_method(const Mechanism& mechanism, const Shape& shape) {
+double predicted_crossover(const Mechanism& mechanism, Index key_dim, Index value_dim,
+                           const CrossoverModel& model = {}) {
+  const detail::Weight weight = detail::weight_of(mechanism);
+  if (!weight.has_factored_form()) return std::numeric_limits<double>::infinity();
+  return detail::crossover(detail::feature_count(weight, key_dim), key_dim, value_dim, model);
+}
+
+// What Method::automatic chooses, with all D features or with those of a mechanism.
+inline Method choose_method(const Shape& shape, const Options& options = {}) {
+  return detail::cheaper_method(detail::workload_of(shape, options), feature_count(shape.key_dim));
+}
+template <class Mechanism>
+Method choose_method(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
+  const detail::Workload work = detail::workload_of(shape, options);
   const detail::Weight weight = detail::weight_of(mechanism);
   if (!weight.has_factored_form()) return Method::direct;
-  return detail::cheaper_method(shape, detail::feature_count(weight, shape.key_dim));
+  return detail::cheaper_method(work, detail::feature_count(weight, shape.key_dim));
 }
 
 }  // namespace CSQ_CODE

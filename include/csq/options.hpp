@@ -12,7 +12,8 @@ class Workspace;
 class KeptSummary;
 
 // direct: O(n·m·d), every score, in tiles.   factored: O(n·d²·dᵥ), through the K⊗V summary.
-// automatic: whichever the cost model expects to be faster; it looks at shapes only.
+// automatic: whichever the cost model expects to be faster; it looks at sizes and lengths only, and chooses
+// for all entries of the batch together.
 enum class Method { automatic, direct, factored };
 
 // The C in CSQ: what is subtracted from q and from k, each head by itself, before the scores.

@@ -1,4 +1,4 @@
-// From a checked call to the engine that serves it: threads, scratch, run; both passes.
+// From a checked call to the engine that serves it: plan, threads, scratch, run; both passes.
 #pragma once
 
 #include "csq/detail/call/backward_arguments.hpp"
@@ -12,47 +12,81 @@
 namespace CSQ_CODE::detail {
 
 // Small calls are not worth waking threads for: one thread per this many multiply-adds.
-inline int threads_for(const Shape& shape, const Weight& weight, Method method, const Options& options) {
+inline int threads_for(const Workload& work, const Weight& weight, Method method, const Options& options) {
   constexpr double multiply_adds_per_thread = 5e5;
-  const double work = method == Method::factored
-                          ? count_factored(shape, feature_count(weight, shape.key_dim), options.chunk)
-                          : count_direct(shape);
-  const double wanted = work / multiply_adds_per_thread;
+  const double count = method == Method::factored
+                           ? count_factored(work, feature_count(weight, work.shape.key_dim), options.chunk)
+                           : count_direct(work);
+  const double wanted = count / multiply_adds_per_thread;
   const int usable = usable_threads(options.threads);
   return wanted < usable ? larger(1, static_cast<int>(wanted)) : usable;
 }
 
-// visit(scratch, engine) for the engine that serves a call: the scratch's lay_out says what it takes.
-template <class T, class Visit>
-auto with_engine(const Problem<T>& problem, Method method, const Visit& visit) {
-  if (method == Method::factored) return visit(FactoredScratch<T>{}, factored_attention<T>);
-  if (problem.queries() <= few_queries_limit) return visit(FewQueriesScratch<T>{}, few_queries_attention<T>);
-  return visit(DirectScratch<T>{}, direct_attention<T>);
+// Makes the plan of a call whose arrays and options are resolved.
+template <class T>
+void make_plan(Problem<T>& problem, const Options& options) {
+  const Workload work = workload_of(problem);
+  problem.plan = plan_forward(work, problem.weight, options, simd::block_tokens<T>);
+  problem.threads = threads_for(work, problem.weight, problem.plan.method(), options);
+}
+template <class T>
+void make_plan(BackwardProblem<T>& problem, const Options& options) {
+  Problem<T>& p = problem.forward;
+  const Workload work = workload_of(p);
+  const Index features =
+      p.weight.has_factored_form() ? feature_map(p.weight, p.key_dim(), problem.gradients.shift != nullptr).size() : 0;
+  p.plan = plan_backward(work, p.weight, features, options, simd::block_tokens<T>);
+  p.threads = threads_for(work, p.weight, p.plan.method(), options);
+}
+// The plan of what is direct whatever was asked for.
+template <class T>
+void make_direct_plan(Problem<T>& problem, const Options& options) {
+  const Workload work = workload_of(problem);
+  problem.plan.longest = work.longest();
+  check_scratch_fits(work, 0, simd::block_tokens<T>);
+  problem.threads = threads_for(work, problem.weight, Method::direct, options);
 }
 
-template <class T>
-std::size_t scratch_bytes(const Problem<T>& problem, Method method) {
-  return with_engine(problem, method, [&](auto scratch, const auto&) {
+// The engines, all of them: visit(scratch, engine) for the one that serves a call. The scratch's lay_out says what it
+// takes.
+template <class T, class Visit>
+auto with_engine(const Problem<T>& problem, const Visit& visit) {
+  switch (problem.plan.engine) {
+    case Engine::factored:
+      return visit(FactoredScratch<T>{}, factored_attention<T>);
+    case Engine::few_queries:
+      return visit(FewQueriesScratch<T>{}, few_queries_attention<T>);
+    case Engine::direct:
+      break;
+  }
+  return visit(DirectScratch<T>{}, direct_attention<T>);
+}
+template <class T, class Visit>
+auto with_engine(const BackwardProblem<T>& problem, const Visit& visit) {
+  if (problem.forward.plan.engine == Engine::factored)
+    return visit(FactoredBackwardScratch<T>{}, factored_attention_backward<T>);
+  return visit(DirectBackwardScratch<T>{}, direct_attention_backward<T>);
+}
+
+// Scratch of either pass.
+template <class Call>
+std::size_t scratch_bytes(const Call& call) {
+  return with_engine(call, [&](auto scratch, const auto&) {
     Arena counter;
-    decltype(scratch)::lay_out(counter, problem);
+    decltype(scratch)::lay_out(counter, call);
     return counter.bytes();
   });
 }
 
-template <class T>
-void run_attention(Problem<T>& problem, const Options& options) {
-  simd::chosen_target();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
-  if (options.summary != nullptr) options.summary->clear();
-  if (problem.output.empty()) return;
-  const Shape shape = shape_of(problem);
-  const Method method = resolve_method(problem.weight, shape, options.method, options.chunk);
-  problem.threads = threads_for(shape, problem.weight, method, options);
+// Runs either pass, its plan made.
+template <class Call>
+void run(const Call& call, const Options& options) {
   Workspace local;
   Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
-  Arena arena(workspace.reserve(scratch_bytes(problem, method)));
-  with_engine(problem, method, [&](auto kind, const auto& run) {
-    auto scratch = decltype(kind)::lay_out(arena, problem);
-    run(problem, scratch);
+  Arena arena(workspace.reserve(scratch_bytes(call)));
+  with_engine(call, [&](auto kind, const auto& engine) {
+    auto scratch = decltype(kind)::lay_out(arena, call);
+    engine(call, scratch);
   });
 }
 
@@ -72,19 +106,11 @@ void attention_checked(const Mechanism& mechanism, const Heads<const T>& q, cons
     problem.normalizer = *normalizer;
     check_normalizer(problem);
   }
-  check_method(problem.weight, options.method);
   resolve_options(problem, options, default_centering<Mechanism>(options.causal));
-  run_attention(problem, options);
-}
-
-template <class T>
-std::size_t backward_scratch_bytes(const BackwardProblem<T>& problem, Method method) {
-  Arena counter;
-  if (method == Method::factored)
-    FactoredBackwardScratch<T>::lay_out(counter, problem);
-  else
-    DirectBackwardScratch<T>::lay_out(counter, problem);
-  return counter.bytes();
+  make_plan(problem, options);
+  simd::chosen_target();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
+  if (options.summary != nullptr) options.summary->clear();
+  if (!problem.output.empty()) run(problem, options);
 }
 
 template <class Mechanism, class T>
@@ -109,22 +135,10 @@ void attention_backward_checked(const Mechanism& mechanism, BackwardProblem<T>& 
   check_not_same("dk", gradients.key, "dv", gradients.value);
   if constexpr (!requires { mechanism.shift; })
     require(gradients.shift == nullptr, "dshift: this mechanism has no shift");
-  check_method(p.weight, options.method);
   resolve_options(p, options, default_centering<Mechanism>(options.causal));
-
-  const Shape shape = shape_of(p);
-  const Method method = resolve_backward_method(p.weight, shape, options.method);
-  p.threads = threads_for(shape, p.weight, method, options);
-  Workspace local;
-  Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
-  Arena arena(workspace.reserve(backward_scratch_bytes(problem, method)));
-  if (method == Method::factored) {
-    auto scratch = FactoredBackwardScratch<T>::lay_out(arena, problem);
-    factored_attention_backward(problem, scratch);
-  } else {
-    auto scratch = DirectBackwardScratch<T>::lay_out(arena, problem);
-    direct_attention_backward(problem, scratch);
-  }
+  make_plan(problem, options);
+  simd::chosen_target();
+  run(problem, options);
 }
 
 }  // namespace CSQ_CODE::detail

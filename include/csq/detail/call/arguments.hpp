@@ -8,15 +8,6 @@
 
 namespace CSQ_CODE::detail {
 
-inline void check_lengths(std::string_view name, std::span<const Index> lengths, Index batch, Index tokens) {
-  if (lengths.empty()) return;
-  require(static_cast<Index>(lengths.size()) == batch, name, ": has ", lengths.size(), " entries but the batch is ",
-          batch);
-  for (std::size_t b = 0; b < lengths.size(); ++b)
-    require(lengths[b] >= 0 && lengths[b] <= tokens, name, ": entry ", b, " is ", lengths[b],
-            " but must be between 0 and ", tokens);
-}
-
 inline void check_history(std::string_view name, const History* history, Centering centering, Index batch, Index heads,
                           Index dim) {
   if (history == nullptr) return;
@@ -87,12 +78,7 @@ void check_normalizer(const Problem<T>& p) {
   check_not_same("normalizer", p.normalizer, "out", p.output);
 }
 
-inline void check_counts(const Options& options) {
-  require(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
-  require(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
-}
-
-// Resolves centring, scale and threads into `problem`, whose arrays and weight are set. `automatic` is the mechanism's
+// Resolves centring, scale and lengths into `problem`, whose arrays and weight are set. `automatic` is the mechanism's
 // own centring.
 template <class T>
 void resolve_options(Problem<T>& problem, const Options& options, Centering automatic) {
@@ -119,14 +105,27 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
           "call (or choose another centering)");
   problem.query_history = options.query_history;
   problem.key_history = options.key_history;
-  check_counts(options);
-  problem.chunk = options.chunk;
+  require(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
+  require(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
   problem.summary = options.summary;
 }
 
-inline void check_method(const Weight& weight, Method method) {
-  require(method != Method::factored || weight.has_factored_form(),
-          "method: factored needs a weight of degree 2 or less; this mechanism has only direct");
+// The problem that a call with these sizes would be, without memory: what lays scratch out reads no more of it.
+template <class T, class Mechanism>
+Problem<T> problem_of_sizes(const Mechanism& mechanism, const Shape& sizes, const Options& options) {
+  const Workload work = workload_of(sizes, options);
+  const Shape& shape = work.shape;
+  Problem<T> problem;
+  problem.weight = weight_of(mechanism);
+  problem.query.shape = {shape.batch, shape.heads, shape.queries, shape.key_dim};
+  problem.key.shape = {shape.batch, shape.kv_heads, shape.keys, shape.key_dim};
+  problem.value.shape = {shape.batch, shape.kv_heads, shape.keys, shape.value_dim};
+  problem.causal = shape.causal;
+  problem.centering =
+      options.centering == Centering::automatic ? default_centering<Mechanism>(shape.causal) : options.centering;
+  problem.key_length = work.key_length;
+  problem.query_length = work.query_length;
+  return problem;
 }
 
 }  // namespace CSQ_CODE::detail

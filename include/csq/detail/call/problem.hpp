@@ -3,10 +3,7 @@
 
 #include <span>
 
-#include "csq/detail/call/visibility.hpp"
-#include "csq/detail/call/weight.hpp"
-#include "csq/options.hpp"
-#include "csq/shape.hpp"
+#include "csq/detail/call/plan.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -22,7 +19,7 @@ struct Problem {
   std::span<const Index> key_length, query_length;
   const History* query_history = nullptr;
   const History* key_history = nullptr;
-  Index chunk = 0;
+  Plan plan;
   int threads = 1;  // resolved
   KeptSummary* summary = nullptr;
 
@@ -43,9 +40,10 @@ struct Problem {
 };
 
 template <class T>
-Shape shape_of(const Problem<T>& problem) {
-  return {problem.queries(),   problem.keys(),        problem.key_dim(),   problem.value_dim(),
-          problem.key.batch(), problem.query.heads(), problem.key.heads(), problem.causal};
+Workload workload_of(const Problem<T>& p) {
+  const Shape shape{p.queries(),     p.keys(),        p.key_dim(),   p.value_dim(),
+                    p.query.batch(), p.query.heads(), p.key.heads(), p.causal};
+  return {shape, p.key_length, p.query_length};
 }
 
 // One checked backward call.

@@ -40,12 +40,15 @@ struct Visibility {
   // Queries that stand before the first key, and see nothing.
   Index blind_queries() const { return causal ? first_query_at(0, queries) : 0; }
 
-  // Pairs (i, j) with j visible to i, all keys within the length.
-  double pairs() const {
-    const double n = static_cast<double>(queries), m = static_cast<double>(keys);
+  // Pairs (i, j) with j visible to i, among the first `rows` queries and with `length` keys within the length.
+  double pairs(Index rows, Index length) const {
+    const double n = static_cast<double>(rows), m = static_cast<double>(length);
     if (!causal) return n * m;
-    const double rows = smaller(n, m);  // those that see anything; the last sees m
-    return rows * (m - rows) + rows * (rows + 1) / 2;
+    // Keys seen by the first row that sees any and by the last; from m on all rows see m.
+    const double first = larger(1.0, static_cast<double>(offset()) + 1), last = static_cast<double>(offset()) + n;
+    const double rising = larger(0.0, smaller(last, m) - first + 1);
+    const double flat = larger(0.0, last - larger(m, first - 1));
+    return rising * (first + smaller(last, m)) / 2 + flat * m;
   }
 };
 

@@ -16,9 +16,6 @@ namespace CSQ_CODE::detail {
 
 #include "csq/detail/base/precise_begin.inl"
 
-// From more queries on tiles are faster.
-inline constexpr Index few_queries_limit = 8;
-
 template <class T>
 struct FewQueriesScratch {
   static constexpr Index size = simd::block_tokens<T>;
@@ -46,9 +43,9 @@ struct FewQueriesScratch {
     constexpr Index wanted_tasks = 16;
     constexpr Index shortest_stretch = 1024;
     FewQueriesScratch result;
-    const Index blocks = block_count(problem.keys(), size);
+    const Index keys = problem.plan.longest.keys, blocks = block_count(keys, size);
     const Index wanted = block_count(wanted_tasks, larger<Index>(problem.key_heads(), 1));
-    result.stretches = std::clamp<Index>(problem.keys() / shortest_stretch, 1, wanted);
+    result.stretches = std::clamp<Index>(keys / shortest_stretch, 1, wanted);
     result.stretch_keys = block_count(blocks, result.stretches) * size;
     result.key_stride = simd::padded_columns<T>(problem.key_dim());
     result.value_stride = simd::padded_columns<T>(problem.value_dim());

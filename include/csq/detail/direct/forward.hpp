@@ -31,7 +31,7 @@ struct DirectScratch {
     constexpr Index in_flight_bytes = Index{8}
                                       << 20;  // enough heads at a time to feed every thread, but no more than this
     DirectScratch result;
-    result.key_blocks = block_count(problem.keys(), simd::block_tokens<T>);
+    result.key_blocks = block_count(problem.plan.longest.keys, simd::block_tokens<T>);
     const Index key_size =
         checked_product(result.key_blocks, RowPacker<T>::packed_size(problem.key_dim()), "workspace");
     const Index value_size = checked_product(result.key_blocks, value_block_size(problem.value_dim()), "workspace");

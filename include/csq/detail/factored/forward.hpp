@@ -156,9 +156,11 @@ class FactoredRun {
     });
   }
 
-  // The pairs of a block of rows with the stored chunks [first, last]; slot 0 of the store holds chunk `base`.
-  void serve_stored(Index h, Index base, Index first, Index last, const T* query, const Rows& rows,
+  // The pairs of a block of rows at chunk `own` with the stored chunks from `first` on; slot 0 of the store holds chunk
+  // `base`.
+  void serve_stored(Index h, Index base, Index first, Index own, const T* query, const Rows& rows,
                     const DirectThreadScratch<T>& mine) const {
+    const Index last = smaller(own, scratch_.key_chunks - 1);
     const auto stored = [&](Index chunk) -> PackedKeyBlock<T> {
       return {stored_keys_at(h, chunk - base), stored_values_at(h, chunk - base), chunk * chunk_size(),
               keys_in(h, chunk)};

@@ -10,6 +10,7 @@ namespace CSQ_CODE::detail {
 template <class T>
 struct FactoredScratch {
   ScanPlan plan;
+  Index key_chunks = 0;  // chunks that have keys in any entry of the batch
   simd::FeatureMap map;
   Index features = 0;
   Index slices = 1;
@@ -70,25 +71,16 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
   constexpr Index size = simd::block_tokens<T>;
   constexpr Index superblock_tokens = 2048;
   constexpr Index partial_bytes = Index{4} << 20;
-  constexpr Index wanted_tasks = 16;     // slices times key heads, at least
-  constexpr Index smallest_slice = 128;  // features
 
   FactoredScratch result;
   result.map = feature_map(problem.weight, problem.key_dim());
   result.features = result.map.size();
   result.value_stride = simd::padded_columns<T>(problem.value_dim());
-  const Shape shape = shape_of(problem);
-  if (problem.causal) {
-    result.plan = plan_scan(shape, result.features, problem.chunk, size);
-  } else {
-    result.plan.chunk = problem.chunk == 0 ? size : smaller(problem.chunk, size);
-    result.plan.first_read = 0;
-    result.plan.first_kept = block_count(problem.keys(), result.plan.chunk);
-  }
+  result.plan = problem.plan.scan;
   const Index group = problem.group();
   result.chunks = block_count(problem.keys(), result.plan.chunk);
-  result.slices = std::clamp<Index>((wanted_tasks + problem.key_heads() - 1) / larger<Index>(problem.key_heads(), 1), 1,
-                                    larger<Index>(1, result.features / smallest_slice));
+  result.key_chunks = block_count(problem.plan.longest.keys, result.plan.chunk);
+  result.slices = problem.plan.slices;
   const Index groups_of_heads = block_count(problem.key_heads(), problem.threads);
   result.heads = larger<Index>(1, block_count(problem.key_heads(), larger<Index>(1, groups_of_heads)));
   result.partial_rows = smaller(size, SummarySlice<T>::padded_rows(result.plan.chunk));
@@ -98,8 +90,8 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
   const Index tokens = std::clamp(fitting, result.plan.chunk, superblock_tokens);
   result.superblock = larger<Index>(1, smaller(tokens / result.plan.chunk, result.chunks));
   if (problem.causal)
-    result.stored = larger(smaller(result.plan.first_read, result.chunks),
-                           larger<Index>(0, result.chunks - result.plan.first_kept));
+    result.stored = larger(smaller(result.plan.first_read, result.key_chunks),
+                           larger<Index>(0, result.key_chunks - result.plan.first_kept));
 
   const auto blocks = [&](Index count) { return checked_product(result.heads, count, "workspace"); };
   result.packers = Packers<T>::lay_out(arena, problem, result.heads);

@@ -106,7 +106,7 @@ BoundValue bound_penalty(const Heads<const T>& q, const Heads<const T>& k, const
   problem.forward = score_problem<T>(q, k, &one, dq, dk, radius, weight, options);
   Problem<T>& p = problem.forward;
   const double pairs = count_visible_pairs(p);
-  p.threads = threads_for(shape_of(p), p.weight, Method::direct, options);
+  make_direct_plan(p, options);
   const BoundValue result = bound_statistics(p, radius, pairs);
   if ((dq.data == nullptr && dk.data == nullptr) || pairs == 0) return result;
 
@@ -122,7 +122,7 @@ BoundValue bound_penalty(const Heads<const T>& q, const Heads<const T>& k, const
       {query_gradient.data(), q.shape}, {key_gradient.data(), k.shape}, {unused.data(), p.value.shape}};
   Workspace local;
   Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
-  Arena arena(workspace.reserve(backward_scratch_bytes(problem, Method::direct)));
+  Arena arena(workspace.reserve(scratch_bytes(problem)));
   auto scratch = DirectBackwardScratch<T>::lay_out(arena, problem);
   direct_attention_backward(problem, scratch);
   add_scaled(query_gradient, weight / pairs, dq);

@@ -1,0 +1,94 @@
+// What one call asks for, as the cost model and the plan see it: its sizes, and how much of them each entry of the
+// batch fills.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "csq/detail/call/visibility.hpp"
+#include "csq/options.hpp"
+#include "csq/shape.hpp"
+
+namespace CSQ_CODE::detail {
+
+// Queries and keys that exist.
+struct Extent {
+  Index queries = 0;
+  Index keys = 0;
+};
+
+struct Workload {
+  Shape shape;                                      // kv_heads resolved
+  std::span<const Index> key_length, query_length;  // [batch], or empty: all
+
+  Extent whole() const { return {shape.queries, shape.keys}; }
+  Extent entry(Index batch) const {
+    const auto index = static_cast<std::size_t>(batch);
+    return {query_length.empty() ? shape.queries : query_length[index],
+            key_length.empty() ? shape.keys : key_length[index]};
+  }
+  bool has_lengths() const { return !key_length.empty() || !query_length.empty(); }
+  // What no entry exceeds.
+  Extent longest() const {
+    if (!has_lengths()) return whole();
+    Extent result;
+    for (Index b = 0; b < shape.batch; ++b) {
+      result.queries = larger(result.queries, entry(b).queries);
+      result.keys = larger(result.keys, entry(b).keys);
+    }
+    return result;
+  }
+  // Σ over the batch of what an entry costs.
+  template <class Cost>
+  double sum(const Cost& cost_of) const {
+    if (!has_lengths()) return static_cast<double>(shape.batch) * cost_of(whole());
+    double total = 0;
+    for (Index b = 0; b < shape.batch; ++b) total += cost_of(entry(b));
+    return total;
+  }
+  Visibility visibility() const { return {shape.queries, shape.keys, shape.causal}; }
+};
+
+inline void check_lengths(std::string_view name, std::span<const Index> lengths, Index batch, Index tokens) {
+  if (lengths.empty()) return;
+  require(static_cast<Index>(lengths.size()) == batch, name, ": has ", lengths.size(), " entries but the batch is ",
+          batch);
+  for (std::size_t b = 0; b < lengths.size(); ++b)
+    require(lengths[b] >= 0 && lengths[b] <= tokens, name, ": entry ", b, " is ", lengths[b],
+            " but must be between 0 and ", tokens);
+}
+
+// Beyond this a count of tokens is not exact in double, in which costs are counted.
+inline constexpr Index largest_size = Index{1} << 53;
+
+// A shape that can be, its key heads resolved.
+inline Shape checked_shape(Shape shape) {
+  const auto check = [](const char* name, Index value, Index least) {
+    require(value >= least, "shape: ", name, " is ", value, " but must be at least ", least);
+    require(value <= largest_size, "shape: ", name, " is ", value, " but must be at most ", largest_size);
+  };
+  check("queries", shape.queries, 0);
+  check("keys", shape.keys, 0);
+  check("key_dim", shape.key_dim, 1);
+  check("value_dim", shape.value_dim, 1);
+  check("batch", shape.batch, 0);
+  check("heads", shape.heads, 1);
+  check("kv_heads", shape.kv_heads, 0);
+  if (shape.kv_heads == 0) shape.kv_heads = shape.heads;
+  require(shape.heads % shape.kv_heads == 0, "shape: heads is ", shape.heads, ", not a multiple of kv_heads, ",
+          shape.kv_heads);
+  return shape;
+}
+
+// The work of a call with these sizes; a mask may be asked for in either place.
+inline Workload workload_of(const Shape& shape, const Options& options) {
+  Workload work{checked_shape(shape), options.key_length, options.query_length};
+  work.shape.causal = shape.causal || options.causal;
+  check_lengths("key_length", work.key_length, work.shape.batch, work.shape.keys);
+  check_lengths("query_length", work.query_length, work.shape.batch, work.shape.queries);
+  require(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
+  require(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
+  return work;
+}
+
+}  // namespace CSQ_CODE::detail
