@@ -1,8 +1,26 @@
 // The gradients of one block of queries against one block of keys: scores and weights are computed again.
 
-// r·o for a few tokens, one in each lane. It must cancel Σ_j w_ij r·v_j, of which the shift's gradient is what is left:
-// so it is summed in the tile's order, by the tile's operation, and where v is o it is r·v to the bit, whether or not
-// the compiler fuses products.
+// r·o must cancel Σ_j w_ij r·v_j, and the shift's gradient is what is left of that. Where the tiles fuse their
+// products, r·o is summed in double. Where they do not, they round r·v twice a step, and that is not enough: summed in
+// their order, r·o is as wrong as r·v and cancels it where v is o.
+//
+// Whether they fuse is up to the compiler, its level of optimisation and -ffp-contract: so a tile is asked.
+template <class T>
+bool tiles_are_fused() {
+  constexpr T step = sizeof(T) == 4 ? static_cast<T>(0x1p-13) : static_cast<T>(0x1p-28);
+  constexpr T above = 1 + step, below = 1 - step;  // above·below = 1 − step², which rounds to 1
+  T a[1 + block_tokens<T>] = {1};
+  T b[2 * lanes<T>] = {}, c[lanes<T>];
+  volatile T asked = above;  // a compiler that knew the numbers would answer for itself
+  a[block_tokens<T>] = asked;
+  b[0] = -1;
+  b[lanes<T>] = below;
+  Upcoming nothing;
+  tile<T, 1, 1, true>(2, a, b, lanes<T>, c, lanes<T>, false, nothing);
+  return c[0] != 0;  // −1 + above·below, rounded once
+}
+
+// r·o for a few tokens, one in each lane, summed in the tile's order by the tile's operation.
 template <class T>
 CSQ_INLINE void dot_of_lanes(const ScaleGradient<T>& block, Index first, Vector<T>& dot) {
   Source<T> output = block.output;
@@ -30,6 +48,9 @@ CSQ_INLINE void dot_of_lanes(const ScaleGradient<T>& block, Index first, Vector<
 
 template <class T>
 void scale_gradient(const ScaleGradient<T>& block) {
+  constexpr Index step = lanes<double>;
+  const bool fused = tiles_are_fused<T>();
+  const Source<T>& output = block.output;
   for (Index token = 0; token < block.gradient.tokens; ++token) {
     T* row = block.rows + token * block.value_stride;
     Source<T> gradient = block.gradient;
@@ -37,14 +58,30 @@ void scale_gradient(const ScaleGradient<T>& block) {
     gradient.tokens = 1;
     copy_rows(gradient, block.value_stride, row);
     const T factor = block.factor[token];
+    block.dot[token] = 0;
     for (Index column = 0; column < block.value_stride; column += lanes<T>) {
       Vector<T> value = {};
       if (factor != 0) load<T>(row + column, value);
       value *= factor;
       store<T>(row + column, value);
     }
+    if (!fused || factor == 0) continue;
+    const T* o = output.data + token * output.token_stride;
+    Doubles sum = {};
+    Index column = 0;
+    for (; output.dim_stride == 1 && column + step <= output.dim; column += step) {
+      Doubles x, y;
+      load_as_double<T>(row + column, x);
+      ask_for(o + column, token_group * output.token_stride);
+      load_as_double<T>(o + column, y);
+      sum += x * y;
+    }
+    double dot = sum_of_lanes<double>(sum);
+    for (; column < output.dim; ++column)
+      dot += static_cast<double>(row[column]) * static_cast<double>(o[column * output.dim_stride]);
+    block.dot[token] = static_cast<T>(dot);
   }
-  for (Index first = 0; first < block.gradient.tokens; first += lanes<T>) {
+  for (Index first = 0; !fused && first < block.gradient.tokens; first += lanes<T>) {
     Vector<T> dot;
     dot_of_lanes(block, first, dot);
     for (Index lane = 0; lane < lanes<T> && first + lane < block.gradient.tokens; ++lane)
