@@ -237,9 +237,20 @@ inline bool has_prefix_means(csq::Centering centering) {
   return centering == csq::Centering::prefix || centering == csq::Centering::prefix_exclusive;
 }
 
+// A single query is lost to `sequence`, which then must be asked for by name.
+inline void name_needed_centering(Problem& p, bool centred_mechanism) {
+  if (p.centering != csq::Centering::automatic || effective_centering(p, centred_mechanism) != csq::Centering::sequence)
+    return;
+  for (std::size_t b = 0; b < std::size_t(p.q.batch); ++b) {
+    const Index queries = p.query_length.empty() ? p.q.tokens : p.query_length[b];
+    if (queries == 1) p.centering = csq::Centering::sequence;
+  }
+}
+
 // Causal prefix means with fewer queries than keys need the mean of the queries before; and under a causal mask the
 // histories agree with where the queries stand.
 inline void give_needed_history(Random& random, Problem& p, bool centred_mechanism) {
+  name_needed_centering(p, centred_mechanism);
   if (!p.causal || !has_prefix_means(effective_centering(p, centred_mechanism))) return;
   const Index before = p.k.tokens - p.q.tokens;
   if (before <= 0 && !p.query_history && !p.key_history) return;
@@ -249,16 +260,6 @@ inline void give_needed_history(Random& random, Problem& p, bool centred_mechani
     Index keys = p.key_history ? p.key_history->count[b] : 0;
     if (p.key_history) keys = p.key_history->count[b] = std::max(keys, -before);
     p.query_history->count[b] = keys + before;
-  }
-}
-
-// A single query is lost to `sequence`, which then must be asked for by name.
-inline void name_needed_centering(Problem& p, bool centred_mechanism) {
-  if (p.centering != csq::Centering::automatic || effective_centering(p, centred_mechanism) != csq::Centering::sequence)
-    return;
-  for (std::size_t b = 0; b < std::size_t(p.q.batch); ++b) {
-    const Index queries = p.query_length.empty() ? p.q.tokens : p.query_length[b];
-    if (queries == 1) p.centering = csq::Centering::sequence;
   }
 }
 

@@ -81,7 +81,6 @@ Problem random_problem(Random& random, const NamedMechanism<M>& named, bool caus
     if (random.coin()) p.key_history = random_history(random, p.k, 0, 50);
   }
   give_needed_history(random, p, named.centred);
-  name_needed_centering(p, named.centred);
   return p;
 }
 

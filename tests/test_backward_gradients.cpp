@@ -182,7 +182,6 @@ Problem random_problem(Random& random, const NamedMechanism<M>& named, bool caus
     if (random.coin()) p.key_history = random_history(random, p.k, 0, 50);
   }
   give_needed_history(random, p, named.centred);
-  name_needed_centering(p, named.centred);
   return p;
 }
 
@@ -647,8 +646,8 @@ TEST_CASE("a shift whose slope is not said, or is that of no shift, is an error 
                               placed.statistic.view, placed.dout.view,
                               csq::Gradients<double>{placed.dq.view, placed.dk.view, placed.dv.view, &shift});
     });
-    CHECK(shift == 77);
-    CHECK(placed.dq.elements()[0] == -12345.75);
+    CHECK((shift == 77) == !thrown.empty());
+    CHECK((placed.dq.elements()[0] == -12345.75) == !thrown.empty());
     return thrown;
   };
   CHECK(names(message(Undeclared{}), "dshift"));
