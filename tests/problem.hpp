@@ -237,11 +237,30 @@ inline bool has_prefix_means(csq::Centering centering) {
   return centering == csq::Centering::prefix || centering == csq::Centering::prefix_exclusive;
 }
 
-// Causal prefix means with fewer queries than keys need the mean of the queries before.
+// A single query is lost to `sequence`, which then must be asked for by name.
+inline void name_needed_centering(Problem& p, bool centred_mechanism) {
+  if (p.centering != csq::Centering::automatic || effective_centering(p, centred_mechanism) != csq::Centering::sequence)
+    return;
+  for (std::size_t b = 0; b < std::size_t(p.q.batch); ++b) {
+    const Index queries = p.query_length.empty() ? p.q.tokens : p.query_length[b];
+    if (queries == 1) p.centering = csq::Centering::sequence;
+  }
+}
+
+// Causal prefix means with fewer queries than keys need the mean of the queries before; and under a causal mask the
+// histories agree with where the queries stand.
 inline void give_needed_history(Random& random, Problem& p, bool centred_mechanism) {
+  name_needed_centering(p, centred_mechanism);
+  if (!p.causal || !has_prefix_means(effective_centering(p, centred_mechanism))) return;
   const Index before = p.k.tokens - p.q.tokens;
-  if (p.causal && before > 0 && has_prefix_means(effective_centering(p, centred_mechanism)) && !p.query_history)
-    p.query_history = random_history(random, p.q, before, before);
+  if (before <= 0 && !p.query_history && !p.key_history) return;
+  if (!p.key_history && before < 0) p.key_history = random_history(random, p.k, 0, 50);
+  if (!p.query_history && (before > 0 || p.key_history)) p.query_history = random_history(random, p.q, 0, 50);
+  for (std::size_t b = 0; b < std::size_t(p.q.batch); ++b) {
+    Index keys = p.key_history ? p.key_history->count[b] : 0;
+    if (p.key_history) keys = p.key_history->count[b] = std::max(keys, -before);
+    p.query_history->count[b] = keys + before;
+  }
 }
 
 template <class M>
@@ -382,7 +401,7 @@ struct PlacedBackward : Placed<T> {
   GradientOutputs<T> backward(const M& mechanism, const Run& run) {
     GradientOutputs<T> result;
     csq::Gradients<T> gradients{dq.view, dk.view, dv.view};
-    if constexpr (requires { mechanism.shift; }) gradients.shift = &result.shift;
+    if constexpr (requires { mechanism.shift_slope(); }) gradients.shift = &result.shift;
     with_options(this->problem, run, [&](const csq::Options& options) {
       csq::attention_backward(mechanism, csq::Heads<const T>(this->q.view), csq::Heads<const T>(this->k.view),
                               csq::Heads<const T>(this->v.view), csq::Heads<const T>(this->output.view),

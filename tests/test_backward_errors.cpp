@@ -97,7 +97,7 @@ TEST_CASE("the backward call that the error cases start from is right, with ever
   check_accepted([](Call&) {}, run_with(csq::Csq{}));
   check_accepted([](Call& c) { c.dshift = nullptr; }, run_with(csq::Softmax{}));
   check_accepted([](Call& c) { c.set_key_length({6, 1}); }, run_with(csq::Csq{}));
-  check_accepted([](Call& c) { c.set_query_length({1, 6}); }, run_with(csq::Csq{}));
+  check_accepted([](Call& c) { c.set_query_length({2, 6}); }, run_with(csq::Csq{}));
   check_accepted([](Call& c) { c.options.method = csq::Method::factored; }, run_with(csq::Csq{}));
   Call call;
   run_with(csq::Csq{})(call);
@@ -200,6 +200,23 @@ TEST_CASE("backward: gradients that overlap themselves, each other or an input")
                        [output = output, input = input](Call& c) { (c.*output).data = c.writable(c.*input); },
                        {output_name, input_name}});
   check_rejected(cases);
+}
+
+TEST_CASE("backward: gradients that start elsewhere and overlap all the same") {
+  check_rejected({
+      {"dq within q", [](Call& c) { c.dq.data = c.writable(c.q) + 3; }, {"dq", "q"}},
+      {"dk before dout", [](Call& c) { c.dk.data = c.writable(c.dout) - 71; }, {"dk", "dout"}},
+      {"dv at the end of normalizer", [](Call& c) { c.dv.data = c.writable(c.normalizer) + 47; }, {"dv", "normalizer"}},
+      {"dk within dq", [](Call& c) { c.dk.data = c.dq.data + 10; }, {"dk", "dq"}},
+      {"dshift within dq", [](Call& c) { c.dshift = reinterpret_cast<double*>(c.dq.data + 2); }, {"dshift", "dq"}},
+      {"dshift within v", [](Call& c) { c.dshift = reinterpret_cast<double*>(c.writable(c.v) + 4); }, {"dshift", "v"}},
+      {"one query that centring would make zero",
+       [](Call& c) {
+         c.set_query_length({1, 6});
+         c.options.threads = 1;
+       },
+       {"centering", "sequence"}},
+  });
 }
 
 TEST_CASE("backward: options and mechanisms that mean nothing") {

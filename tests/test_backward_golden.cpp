@@ -47,7 +47,7 @@ TEST_CASE("golden gradients") {
     const golden::Gradients expected = golden::load_gradients(c);
     p.dout = expected.output;
     golden::for_each_mechanism_of(c, [&](const char* name, const auto& mechanism, bool factored) {
-      constexpr bool has_shift = requires { mechanism.shift; };
+      constexpr bool has_shift = requires { mechanism.shift_slope(); };
       for_float_and_double([&]<class T>() {
         PlacedBackward<T> placed(p);
         const auto check = [&](const Run& run) {

@@ -98,7 +98,7 @@ void check_every_element(const NamedMechanism<M>& named, const Problem& p) {
     return result;
   };
   Expected expected{differences(&Problem::q), differences(&Problem::k), differences(&Problem::v)};
-  if constexpr (requires { named.mechanism.shift; }) expected.shift = shift_difference(named, p);
+  if constexpr (requires { named.mechanism.shift_slope(); }) expected.shift = shift_difference(named, p);
   PlacedBackward<double> placed(p);
   for_each_run(named, p, {0, 1, 3},
                [&](const Run& run) { check_gradients(placed.gradients(named.mechanism, run), expected); });
@@ -125,7 +125,7 @@ void check_directions(Random& random, const NamedMechanism<M>& named, const Prob
     });
   }
   double shift = 0;
-  if constexpr (requires { named.mechanism.shift; }) shift = shift_difference(named, p);
+  if constexpr (requires { named.mechanism.shift_slope(); }) shift = shift_difference(named, p);
   PlacedBackward<double> placed(p);
   for_each_run(named, p, chunks, [&](const Run& run) {
     const GradientOutputs<double> result = placed.gradients(named.mechanism, run);
@@ -580,4 +580,79 @@ TEST_CASE("twice the gradient of the output is twice every gradient, to the bit"
       });
     });
   });
+}
+
+namespace {
+
+// A user's mechanisms with a shift. The normaliser takes every factor of a weight out again, so that outputs and
+// gradients are those of (s+β)², but for the rate at which β moves it.
+struct Scaled {
+  double shift = 1, factor = 2;
+  csq::Quadratic quadratic() const { return {factor * shift * shift, 2 * factor * shift, factor}; }
+  csq::Quadratic shift_slope() const { return {2 * factor * shift, 2 * factor, 0}; }
+};
+struct Backwards {  // 0.5·(s − 3β)²
+  double shift = 1;
+  csq::Quadratic quadratic() const { return {4.5 * shift * shift, -3 * shift, 0.5}; }
+  csq::Quadratic shift_slope() const { return {9 * shift, -3, 0}; }
+};
+struct Undeclared {
+  double shift = 1;
+  csq::Quadratic quadratic() const { return {2 * shift * shift, 4 * shift, 2}; }
+};
+struct Bent {  // (s·β + 1)²: its slope is none of a shift
+  double shift = 1;
+  csq::Quadratic quadratic() const { return {1, 2 * shift, shift * shift}; }
+  csq::Quadratic shift_slope() const { return {0, 2, 2 * shift}; }
+};
+struct Lifted {  // (s + β)² + β: more than a move
+  double shift = 1;
+  csq::Quadratic quadratic() const { return {shift * shift + shift, 2 * shift, 1}; }
+  csq::Quadratic shift_slope() const { return {2 * shift + 1, 2, 0}; }
+};
+
+}  // namespace
+
+TEST_CASE("a user's mechanism has the gradient of its shift that its equation has") {
+  Random random(99);
+  for (const bool causal : {false, true}) {
+    const Problem p = Problem::random_backward(random, {50, 50, 5, 4, 2, 2, 1}, causal);
+    for (const csq::Method method : methods(true))
+      for (const double shift : {1.0, -0.75, 0.0}) {
+        for_float_and_double([&]<class T>() {
+          const Run run{method, 7};
+          INFO(name_of(method) << (causal ? ", causal, " : ", ") << 8 * sizeof(T) << " bits, shift " << shift);
+          const double tolerance = sizeof(T) == sizeof(double) ? 1e-9 : 1e-3;
+          const auto near = [&](double x, double y) { return std::abs(x - y) <= tolerance * (1 + std::abs(y)); };
+          const double expected = gradients<T>(csq::ShiftedQuadratic{shift}, p, run).shift;
+          CHECK(near(gradients<T>(Scaled{shift, 2}, p, run).shift, expected));
+          CHECK(near(gradients<T>(Scaled{shift, 0.125}, p, run).shift, expected));
+          const double moved = gradients<T>(csq::ShiftedQuadratic{-3 * shift}, p, run).shift;
+          CHECK(near(gradients<T>(Backwards{shift}, p, run).shift, -3 * moved));
+        });
+      }
+  }
+}
+
+TEST_CASE("a shift whose slope is not said, or is that of no shift, is an error before anything is written") {
+  Random random(100);
+  const Problem p = Problem::random_backward(random, {9, 9, 3, 2});
+  const auto message = [&](const auto& mechanism) {
+    PlacedBackward<double> placed(p);
+    placed.attend(mechanism, {});  // forward needs no slope
+    double shift = 77;
+    const std::string thrown = rejection([&] {
+      csq::attention_backward(mechanism, placed.q.view, placed.k.view, placed.v.view, placed.output.view,
+                              placed.statistic.view, placed.dout.view,
+                              csq::Gradients<double>{placed.dq.view, placed.dk.view, placed.dv.view, &shift});
+    });
+    CHECK((shift == 77) == !thrown.empty());
+    CHECK((placed.dq.elements()[0] == -12345.75) == !thrown.empty());
+    return thrown;
+  };
+  CHECK(names(message(Undeclared{}), "dshift"));
+  CHECK(names(message(Undeclared{}), "shift_slope"));
+  CHECK(names(message(Bent{}), "shift_slope"));
+  CHECK(names(message(Lifted{}), "shift_slope"));
+  CHECK(message(Scaled{}).empty());
 }

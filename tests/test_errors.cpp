@@ -110,7 +110,7 @@ TEST_CASE("the call that the error cases start from is right, with every option 
   };
   check_accepted([](Call&) {});
   check_accepted([](Call& c) { c.set_key_length({6, 1}); });
-  check_accepted([](Call& c) { c.set_query_length({1, 6}); });
+  check_accepted([](Call& c) { c.set_query_length({2, 6}); });
   check_accepted([](Call& c) { c.set_query_history(Centering::prefix); });
   check_accepted([](Call& c) { c.set_key_history(Centering::prefix_exclusive); });
   check_accepted([](Call& c) { c.options.method = csq::Method::factored; });
@@ -359,6 +359,185 @@ TEST_CASE("options that mean nothing") {
       {"negative threads", [](Call& c) { c.options.threads = -2; }, {"threads", "-2"}},
   };
   for (const ErrorCase& error : cases) check_rejected(error);
+}
+
+TEST_CASE("a single query that centring would make zero") {
+  const auto single = [](Call& c) { c.q.shape[2] = c.out.shape[2] = c.normalizer.shape[2] = 1; };
+  const auto lengths = [](Call& c) { c.set_query_length({3, 1}); };
+  const auto exclusive = [](csq::Centering centering) {
+    return [centering](Call& c) { c.options.centering = centering; };
+  };
+  for (const ErrorCase& error :
+       std::vector<ErrorCase>{{"one query", single, {"centering", "1", "6", "query_history", "sequence"}},
+                              {"one query in an entry", lengths, {"centering", "1", "6", "sequence"}}}) {
+    check_rejected(error);
+    for (const csq::Centering centering : {Centering::none, Centering::sequence}) {  // by name
+      Call call;
+      error.edit(call);
+      exclusive(centering)(call);
+      CHECK_NOTHROW(error.run(call));
+    }
+    Call call;
+    error.edit(call);
+    CHECK_NOTHROW(run_with(csq::ShiftedQuadratic{})(call));
+  }
+  Call one_key;  // its value is the right answer
+  single(one_key);
+  one_key.set_key_length({1, 0});
+  CHECK_NOTHROW(run_with(csq::Csq{})(one_key));
+}
+
+TEST_CASE("histories that contradict where the queries stand") {
+  const auto causal = [](Index queries, std::vector<Index> query_counts, std::vector<Index> key_counts) {
+    return [=](Call& c) {
+      c.q.shape[2] = c.out.shape[2] = c.normalizer.shape[2] = queries;
+      c.options.causal = true;
+      static csq::History query, key;
+      static std::vector<Index> counts[2];
+      static const std::vector<double> means[2] = {std::vector<double>(24, 0.25), std::vector<double>(12, 0.25)};
+      counts[0] = query_counts;
+      counts[1] = key_counts;
+      query = {counts[0], means[0]};
+      key = {counts[1], means[1]};
+      c.options.query_history = query_counts.empty() ? nullptr : &query;
+      c.options.key_history = key_counts.empty() ? nullptr : &key;
+    };
+  };
+  for (const ErrorCase& error : std::vector<ErrorCase>{
+           {"a step that counts too few", causal(2, {4, 3}, {}), {"query_history", "3", "2", "6", "4"}},
+           {"a step that counts too many", causal(2, {5, 5}, {}), {"query_history", "5", "4"}},
+           {"a step without history", causal(2, {0, 0}, {}), {"query_history", "0", "4"}},
+           {"both, one apart", causal(2, {9, 9}, {5, 4}), {"query_history", "9", "4"}},
+           {"a piece whose queries restart", causal(6, {}, {3, 3}), {"key_history", "3", "0"}},
+           {"a piece whose keys restart", causal(6, {3, 3}, {}), {"query_history", "3", "0"}}})
+    check_rejected(error);
+  for (const auto& edit : {causal(2, {4, 4}, {}), causal(2, {9, 4}, {5, 0}), causal(6, {3, 0}, {3, 0})}) {
+    Call call;
+    edit(call);
+    CHECK_NOTHROW(run_with(csq::Csq{})(call));
+  }
+  Call open;  // without a mask nothing stands anywhere
+  causal(2, {4, 3}, {5, 5})(open);
+  open.options.causal = false;
+  open.options.centering = Centering::prefix;
+  CHECK_NOTHROW(run_with(csq::Csq{})(open));
+}
+
+TEST_CASE("outputs that start elsewhere and overlap all the same") {
+  const auto writable = [](const std::vector<float>& memory) { return const_cast<float*>(memory.data()); };
+  const std::vector<ErrorCase> cases{
+      {"a row before q", [&](Call& c) { c.out.data = writable(c.q_memory) - 5; }, {"out", "q"}},
+      {"a row into k", [&](Call& c) { c.out.data = writable(c.k_memory) + 3; }, {"out", "k"}},
+      {"the last element of v", [&](Call& c) { c.out.data = writable(c.v_memory) + 119; }, {"out", "v"}},
+      {"normalizer within q", [&](Call& c) { c.normalizer.data = writable(c.q_memory) + 7; }, {"normalizer", "q"}},
+      {"normalizer within out", [&](Call& c) { c.normalizer.data = c.out.data + 239; }, {"normalizer", "out"}},
+      {"from behind, with negative strides",
+       [&](Call& c) {
+         c.out.data = writable(c.q_memory) + 143 + 239;
+         for (Index& stride : c.out.stride) stride = -stride;
+       },
+       {"out", "q"}},
+      {"every second element of what q has whole",
+       [&](Call& c) {
+         c.out.data = writable(c.q_memory) + 1;
+         for (Index& stride : c.out.stride) stride *= 2;
+       },
+       {"out", "q"}},
+      {"interleaved rows that meet at one element",
+       [&](Call& c) {
+         c.q.stride = {100, 25, 4, 1};
+         c.out.data = writable(c.q_memory) + 3 + 600;  // apart but for the gaps
+         c.q.data = c.q_memory.data() + 603;
+       },
+       {"out", "q"}},
+      {"key_length within out",
+       [](Call& c) {
+         Index* lengths = reinterpret_cast<Index*>(c.out.data + 8);
+         std::memcpy(c.out.data + 8, std::vector<float>(4, -77.25f).data(), 16);
+         c.options.key_length = {lengths, 2};
+       },
+       {"out", "key_length"}},
+  };
+  for (const ErrorCase& error : cases) check_rejected(error);
+}
+
+TEST_CASE("outputs interleaved with inputs and each other are legal") {
+  // q, k, v, out and normalizer in one buffer: [tokens][q | k | v | out | normalizer], heads beside each other.
+  constexpr Index n = 6, heads = 3, d = 4, row = heads * (4 * d + 1);
+  std::vector<float> buffer(n * row), apart(n * heads * d);
+  for (std::size_t i = 0; i < buffer.size(); ++i) buffer[i] = float(i % 17) / 16;
+  const auto part = [&](Index offset, Index dim) {
+    return csq::Heads<float>(buffer.data() + offset, {1, heads, n, dim}, {n * row, dim, row, 1});
+  };
+  const Index block = heads * d;
+  const csq::Heads<float> q = part(0, d), k = part(block, d), v = part(2 * block, d);
+  csq::attention(csq::Csq{}, q, k, v, csq::Heads<float>(apart.data(), {1, heads, n, d}));
+  CHECK_NOTHROW(csq::attention(csq::Csq{}, q, k, v, part(3 * block, d), part(4 * block, 1)));
+  for (Index h = 0; h < heads; ++h)
+    for (Index t = 0; t < n; ++t)
+      for (Index a = 0; a < d; ++a)
+        CHECK(part(3 * block, d).head(0, h)(t, a) == apart[std::size_t((h * n + t) * d + a)]);
+
+  // Real and imaginary parts: every second element is out's, in between lie q's.
+  std::vector<float> pairs(2 * n * d, 0.5f), other(n * d, 0.5f);
+  const csq::Heads<float> even(pairs.data(), {1, 1, n, d}, {0, 0, 2 * d, 2});
+  const csq::Heads<float> odd(pairs.data() + 1, {1, 1, n, d}, {0, 0, 2 * d, 2});
+  const csq::Heads<float> keys(other.data(), {1, 1, n, d});
+  CHECK_NOTHROW(csq::attention(csq::Csq{}, even, keys, keys, odd));
+  CHECK_THROWS_AS(csq::attention(csq::Csq{}, even, keys, keys, even), std::invalid_argument);
+}
+
+TEST_CASE("strides of axes of size 1 mean nothing, and empty views may have no memory") {
+  std::vector<float> memory(64, 0.5f), out(64, -77.25f);
+  for (const Index stride : {INT64_MIN, INT64_MAX, Index{-1}, Index{0}}) {
+    INFO(stride);
+    const csq::Heads<float> q(memory.data(), {1, 1, 1, 4}, {stride, stride, stride, 1});
+    const csq::Heads<float> k(memory.data(), {1, 1, 5, 4}, {stride, stride, 4, 1});
+    const csq::Heads<float> narrow(memory.data(), {1, 1, 5, 1}, {stride, stride, 1, stride});
+    const csq::Heads<float> to(out.data(), {1, 1, 1, 4}, {stride, stride, stride, 1});
+    const csq::Heads<float> one(out.data() + 16, {1, 1, 1, 1}, {stride, stride, stride, stride});
+    for (const csq::Method method : {csq::Method::direct, csq::Method::factored}) {
+      csq::attention(csq::ShiftedQuadratic{}, q, k, k, to, one, {.method = method});
+      CHECK(std::abs(out[3] - 0.5f) < 1e-5f);
+      csq::attention(csq::ShiftedQuadratic{}, q, k, narrow, one, {.method = method});
+      CHECK(std::abs(out[16] - 0.5f) < 1e-5f);
+      csq::attention(csq::ShiftedQuadratic{}, q, k, k, to, one, {.method = method});
+      std::vector<float> gradients(64, 1);
+      const auto like = [&](const csq::Heads<float>& view, std::size_t offset) {
+        csq::Heads<float> copy = view;
+        copy.data = gradients.data() + offset;
+        return copy;
+      };
+      CHECK_NOTHROW(csq::attention_backward(csq::ShiftedQuadratic{}, q, k, k, to, one, q,
+                                            csq::Gradients<float>{like(q, 0), like(k, 4), like(k, 24)},
+                                            {.method = method}));
+    }
+  }
+  const csq::Heads<float> nothing(nullptr, {2, 2, 0, 4}, {INT64_MAX, INT64_MIN, 1000, 7});
+  const csq::Heads<float> q(memory.data(), {2, 2, 3, 4}), to(out.data(), {2, 2, 3, 4});
+  for (const csq::Method method : {csq::Method::direct, csq::Method::factored})
+    for (const bool causal : {false, true}) {
+      CHECK_NOTHROW(csq::attention(csq::Csq{}, q, nothing, nothing, to, {.causal = causal, .method = method}));
+      CHECK(out[47] == 0);
+      CHECK_NOTHROW(csq::attention(csq::Squared{}, nothing, q, q, nothing, {.causal = causal, .method = method}));
+    }
+}
+
+TEST_CASE("broadcast inputs of absurd sizes are an error, not a small buffer") {
+  std::vector<float> memory(64, 0.5f), out(64, -77.25f);
+  const csq::Heads<float> q(memory.data(), {1, 1, 2, 4}), to(out.data(), {1, 1, 2, 4});
+  for (const Index keys : {Index{1} << 50, Index{1} << 58, (Index{1} << 59) - 1}) {
+    const csq::Heads<float> k(memory.data(), {1, 1, keys, 4}, {0, 0, 0, 1});
+    for (const csq::Method method : {csq::Method::direct, csq::Method::factored})
+      for (const bool causal : {false, true}) {
+        const std::string message =
+            rejection([&] { csq::attention(csq::Squared{}, q, k, k, to, {.causal = causal, .method = method}); });
+        INFO(message);
+        CHECK(names(message, "overflows"));
+        CHECK(names(message, std::to_string(keys)));
+      }
+  }
+  CHECK(out[0] == -77.25f);
 }
 
 TEST_CASE("mechanisms that cannot be, or cannot do what is asked") {

@@ -132,6 +132,7 @@ std::vector<Problem> varied_problems() {
       if (has_prefix_means(effective_centering(p, true))) {
         p.query_history = random_history(random, p.q, 0, 9);
         p.key_history = random_history(random, p.k, 0, 9);
+        give_needed_history(random, p, true);
       }
       problems.push_back(p);
     }

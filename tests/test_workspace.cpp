@@ -18,7 +18,7 @@ const std::vector<WorkspaceCase> workspace_cases{
     {"one causal head", {900, 900, 12, 10}, true},
     {"grouped heads", {150, 200, 8, 8, 2, 8, 2}, false},
     {"causal group", {400, 400, 8, 8, 1, 8, 1}, true},
-    {"decode", {1, 3000, 16, 16, 2, 4, 2}, false},
+    {"few queries", {2, 3000, 16, 16, 2, 4, 2}, false},
     {"tiny", {3, 2, 1, 1}, false},
 };
 
@@ -143,7 +143,7 @@ TEST_CASE("backward_workspace_bytes is what a backward call takes") {
         std::vector<float> dout(numbers(placed.output.view), 1), dq(numbers(q)), dk(numbers(k)), dv(numbers(v));
         double shift = 0;
         csq::Gradients<float> gradients{{dq.data(), q.shape}, {dk.data(), k.shape}, {dv.data(), v.shape}};
-        if constexpr (requires { std::declval<M>().shift; }) gradients.shift = &shift;
+        if constexpr (csq::ShiftableMechanism<M>) gradients.shift = &shift;
         csq::attention_backward(named.mechanism, q, k, v, placed.output.view, placed.statistic.view,
                                 csq::Heads<float>(dout.data(), placed.output.view.shape), gradients, backward);
         CHECK(own.bytes() == csq::backward_workspace_bytes<float>(named.mechanism, shape_of(c), backward));
@@ -153,4 +153,31 @@ TEST_CASE("backward_workspace_bytes is what a backward call takes") {
     }
   };
   for_typical_mechanisms(visit);
+}
+
+TEST_CASE("scratch that cannot be counted is an error, not a small number") {
+  const auto absurd = [](const csq::Shape& shape) {
+    for (const csq::Method method : {csq::Method::direct, csq::Method::factored})
+      for (const bool causal : {false, true}) {
+        const csq::Options options{.causal = causal, .method = method};
+        INFO((method == csq::Method::direct ? "direct" : "factored") << (causal ? ", causal" : ""));
+        CHECK_FALSE(rejection([&] { csq::workspace_bytes(csq::Csq{}, shape, options); }).empty());
+        CHECK_FALSE(rejection([&] { csq::workspace_bytes<double>(csq::Csq{}, shape, options); }).empty());
+        CHECK_FALSE(rejection([&] { csq::backward_workspace_bytes(csq::Csq{}, shape, options); }).empty());
+      }
+  };
+  constexpr Index big = Index{1} << 52;
+  absurd({.queries = big, .keys = big});
+  absurd({.queries = 4, .keys = big, .key_dim = 64, .value_dim = 64});
+  absurd({.queries = 4, .keys = 4, .key_dim = big});
+  absurd({.queries = 4, .keys = 4, .value_dim = big});
+  absurd({.queries = 100, .keys = 100, .key_dim = 64, .value_dim = 64, .batch = big});
+  absurd({.queries = 100, .keys = 100, .key_dim = 64, .value_dim = 64, .heads = big});
+  absurd({.queries = 100, .keys = 100, .key_dim = 64, .value_dim = 64, .heads = big, .kv_heads = 1});
+  absurd({.queries = Index{1} << 30, .keys = Index{1} << 30, .key_dim = Index{1} << 20, .value_dim = Index{1} << 20});
+
+  csq::detail::Arena arena;
+  arena.take<float>(Index{1} << 60);
+  CHECK_THROWS_AS(arena.take<float>(Index{1} << 60), std::invalid_argument);
+  CHECK_THROWS_AS(csq::detail::Arena().take<double>(Index{1} << 61), std::invalid_argument);
 }

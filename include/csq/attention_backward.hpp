@@ -3,8 +3,9 @@
 // Takes what forward took (same mechanism, arrays and options) and what it gave: out and its normaliser (log-sum-exp
 // for Softmax); the n×m weights are never stored. Gradients have the shapes of q, k and v, are overwritten, go through
 // the centring, and sum the group of query heads into their key head; histories are constants. ∂L/∂shift (Csq,
-// ShiftedQuadratic) is summed over batch and heads. Errors are std::invalid_argument, thrown before anything is
-// written. Equations and costs: backward_blocks.hpp, direct_backward.hpp, factored_backward.hpp.
+// ShiftedQuadratic, and every mechanism with a shift_slope) is summed over batch and heads. Errors are
+// std::invalid_argument, thrown before anything is written. Equations and costs: backward_blocks.hpp,
+// direct_backward.hpp, factored_backward.hpp.
 #pragma once
 
 #include <type_traits>
@@ -22,13 +23,15 @@ void attention_backward(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k
                         Heads<Statistic> normalizer, Heads<OutputGradient> dout,
                         const Gradients<std::remove_const_t<Output>>& gradients, const Options& options = {}) {
   detail::BackwardProblem<std::remove_const_t<Output>> problem;
-  problem.forward.query = q;
-  problem.forward.key = k;
-  problem.forward.value = v;
-  problem.output = out;
-  problem.normalizer = normalizer;
-  problem.output_gradient = dout;
-  problem.gradients = gradients;
+  using T = std::remove_const_t<Output>;
+  problem.forward.query = detail::normalized<const T>(q);
+  problem.forward.key = detail::normalized<const T>(k);
+  problem.forward.value = detail::normalized<const T>(v);
+  problem.output = detail::normalized<const T>(out);
+  problem.normalizer = detail::normalized<const T>(normalizer);
+  problem.output_gradient = detail::normalized<const T>(dout);
+  problem.gradients = {detail::normalized(gradients.query), detail::normalized(gradients.key),
+                       detail::normalized(gradients.value), gradients.shift};
   detail::attention_backward_checked(mechanism, problem, options);
 }
 
@@ -45,7 +48,7 @@ std::size_t backward_workspace_bytes(const Mechanism& mechanism, const Shape& sh
   detail::BackwardProblem<T> problem;
   problem.forward = detail::problem_of_sizes<T>(mechanism, shape, options);
   double shift = 0;
-  if constexpr (requires { mechanism.shift; }) problem.gradients.shift = &shift;
+  if constexpr (ShiftableMechanism<Mechanism>) problem.gradients.shift = &shift;
   detail::make_plan(problem, options);
   return detail::scratch_bytes(problem);
 }

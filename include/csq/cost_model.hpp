@@ -91,7 +91,7 @@ inline double crossover(Index features, Index key_dim, Index value_dim, const Cr
   const Efficiency efficiency{model.direct_efficiency.value_or(measured.direct),
                               model.factored_efficiency.value_or(measured.factored)};
   const auto check = [](const char* name, double value) {
-    require(std::isfinite(value) && value > 0, name, ": is ", value, " but must be positive and finite");
+    require(is_finite(value) && value > 0, name, ": is ", value, " but must be positive and finite");
   };
   check("direct_efficiency", efficiency.direct);
   check("factored_efficiency", efficiency.factored);

@@ -3,6 +3,11 @@
 //
 // A new quadratic mechanism is one small struct with a member `Quadratic quadratic() const`: it then has both methods,
 // every option and the gradients. The engines see only the Weight that `weight_of` makes of a mechanism.
+//
+// It has a gradient of a shift β as well if it says how its coefficients depend on it: a member `Quadratic
+// shift_slope() const` with ∂c0/∂β, ∂c1/∂β and ∂c2/∂β. Such a β moves the weight along the scores, w = f(s + x(β)), so
+// the slope is a multiple of (c1, 2·c2, 0); any other is an error of the call that asks for the gradient. A member that
+// is merely named shift says nothing.
 #pragma once
 
 #include <cmath>
@@ -37,6 +42,7 @@ struct ShiftedQuadratic {
   double shift = 1;
 
   CSQ_ALWAYS_INLINE Quadratic quadratic() const { return {shift * shift, 2 * shift, 1}; }
+  CSQ_ALWAYS_INLINE Quadratic shift_slope() const { return {2 * shift, 2, 0}; }
 };
 
 // w(s) = (s+β)², centred by default: centred shifted-quadratic attention.
@@ -44,6 +50,7 @@ struct Csq {
   double shift = 1;
 
   CSQ_ALWAYS_INLINE Quadratic quadratic() const { return {shift * shift, 2 * shift, 1}; }
+  CSQ_ALWAYS_INLINE Quadratic shift_slope() const { return {2 * shift, 2, 0}; }
   CSQ_ALWAYS_INLINE static Centering default_centering(bool causal) {
     return causal ? Centering::prefix : Centering::sequence;
   }
@@ -72,6 +79,12 @@ struct PositivePolynomial {
 template <class Mechanism>
 concept QuadraticMechanism = requires(const Mechanism& mechanism) {
   { mechanism.quadratic() } -> std::same_as<Quadratic>;
+};
+
+// Says the slope of its coefficients by its shift.
+template <class Mechanism>
+concept ShiftableMechanism = QuadraticMechanism<Mechanism> && requires(const Mechanism& mechanism) {
+  { mechanism.shift_slope() } -> std::same_as<Quadratic>;
 };
 
 }  // namespace CSQ_TYPES

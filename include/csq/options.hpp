@@ -25,13 +25,18 @@ enum class Method { automatic, direct, factored };
 enum class Centering { automatic, none, sequence, prefix, prefix_exclusive };
 
 // The call continues an earlier one: prefix means start from `count` rows of mean `mean`.
+//
+// Under a causal mask query i stands at key i + (m − n), so what came before must agree with that: the queries counted
+// by query_history less the keys counted by key_history (0 for one that is not given) are m − n, in every entry of the
+// batch. A decoding step over a cache that holds the whole sequence counts m − n queries and gives no key_history;
+// where the oldest keys have been dropped from the cache, key_history counts them.
 struct History {
   std::span<const Index> count;  // [batch]
   std::span<const double> mean;  // [batch, heads, dim], contiguous; heads of the queries or of the keys
 };
 
-// Where backward puts ∂L/∂q, ∂L/∂k and ∂L/∂v (shapes of q, k and v; overwritten) and, if wanted, ∂L/∂shift of Csq and
-// ShiftedQuadratic, summed over batch and heads.
+// Where backward puts ∂L/∂q, ∂L/∂k and ∂L/∂v (shapes of q, k and v; overwritten) and, if wanted, ∂L/∂shift of Csq,
+// ShiftedQuadratic and every mechanism with a shift_slope, summed over batch and heads.
 template <class T>
 struct Gradients {
   Heads<T> query, key, value;
@@ -52,6 +57,8 @@ struct Options {
   std::span<const Index> key_length{};
   std::span<const Index> query_length{};
 
+  // An entry of a single query loses it to `sequence`: its output would be the mean of v, whatever q is. With two keys
+  // or more that is an error, unless `sequence` is asked for by name.
   Centering centering = Centering::automatic;
 
   // Only with a prefix centring. Causal prefix centring with n < m needs a query_history.

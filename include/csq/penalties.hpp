@@ -26,7 +26,9 @@ requires detail::SameScalar<Query, Key, T, T> BoundPenalty bound_penalty(Heads<Q
                                                                          Heads<T> dk, double radius = 4,
                                                                          double weight = 1,
                                                                          const Options& options = {}) {
-  const detail::BoundValue bound = detail::bound_penalty<T>(q, k, dq, dk, radius, weight, options);
+  const detail::BoundValue bound =
+      detail::bound_penalty<T>(detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized(dq),
+                               detail::normalized(dk), radius, weight, options);
   return {bound.value, bound.max_abs, bound.overflow};
 }
 
@@ -38,8 +40,9 @@ requires detail::SameScalar<Query, Key, T, T> BoundPenalty sampled_bound_penalty
                                                                                  Index samples, std::uint64_t seed,
                                                                                  double radius = 4, double weight = 1,
                                                                                  const Options& options = {}) {
-  const detail::BoundValue bound =
-      detail::sampled_bound_penalty<T>(q, k, dq, dk, samples, seed, radius, weight, options);
+  const detail::BoundValue bound = detail::sampled_bound_penalty<T>(
+      detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized(dq), detail::normalized(dk),
+      samples, seed, radius, weight, options);
   return {bound.value, bound.max_abs, bound.overflow};
 }
 
@@ -48,7 +51,7 @@ requires detail::SameScalar<Query, Key, T, T> BoundPenalty sampled_bound_penalty
 template <class Array, class T>
 requires detail::SameScalar<Array, Array, Array, T>
 double rank_penalty(Heads<Array> x, Heads<T> dx, double ridge = 1e-3, double weight = 1, const Options& options = {}) {
-  return detail::rank_penalty<T>(x, dx, ridge, weight, options);
+  return detail::rank_penalty<T>(detail::normalized<const T>(x), detail::normalized(dx), ridge, weight, options);
 }
 
 }  // namespace CSQ_CODE

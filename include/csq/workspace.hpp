@@ -16,8 +16,10 @@ class Workspace {
   CSQ_ALWAYS_INLINE Workspace(Workspace&& other) noexcept
       : memory_(std::exchange(other.memory_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   CSQ_ALWAYS_INLINE Workspace& operator=(Workspace&& other) noexcept {
-    std::swap(memory_, other.memory_);
-    std::swap(bytes_, other.bytes_);
+    if (this == &other) return *this;
+    release();
+    memory_ = std::exchange(other.memory_, nullptr);
+    bytes_ = std::exchange(other.bytes_, 0);
     return *this;
   }
   CSQ_ALWAYS_INLINE ~Workspace() { release(); }

@@ -43,7 +43,6 @@ template <class T>
 void make_direct_plan(Problem<T>& problem, const Options& options) {
   const Workload work = workload_of(problem);
   problem.plan.longest = work.longest();
-  check_scratch_fits(work, 0, simd::block_tokens<T>);
   problem.threads = threads_for(work, problem.weight, Method::direct, options);
 }
 
@@ -95,17 +94,22 @@ void attention_checked(const Mechanism& mechanism, const Heads<const T>& q, cons
                        const Heads<const T>& v, const Heads<T>& out, const Heads<T>* normalizer,
                        const Options& options) {
   Problem<T> problem;
-  problem.query = q;
-  problem.key = k;
-  problem.value = v;
-  problem.output = out;
+  problem.query = normalized(q);
+  problem.key = normalized(k);
+  problem.value = normalized(v);
+  problem.output = normalized(out);
   problem.weight = weight_of(mechanism);
   check_inputs(problem);
   check_output(problem);
   if (normalizer != nullptr) {
-    problem.normalizer = *normalizer;
+    problem.normalizer = normalized(*normalizer);
     check_normalizer(problem);
   }
+  const Footprint outputs[] = {footprint("out", problem.output), footprint("normalizer", problem.normalizer)};
+  const Footprint inputs[] = {footprint("q", problem.query), footprint("k", problem.key),
+                              footprint("v", problem.value)};
+  check_apart(outputs, inputs);
+  check_apart_from_options<T>(outputs, options);
   resolve_options(problem, options, default_centering<Mechanism>(options.causal));
   make_plan(problem, options);
   simd::chosen_target();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
@@ -127,14 +131,8 @@ void attention_backward_checked(const Mechanism& mechanism, BackwardProblem<T>& 
   check_shape_like("dq", gradients.query, "q", p.query);
   check_shape_like("dk", gradients.key, "k", p.key);
   check_shape_like("dv", gradients.value, "v", p.value);
-  check_gradient_output(problem, "dq", gradients.query);
-  check_gradient_output(problem, "dk", gradients.key);
-  check_gradient_output(problem, "dv", gradients.value);
-  check_not_same("dq", gradients.query, "dk", gradients.key);
-  check_not_same("dq", gradients.query, "dv", gradients.value);
-  check_not_same("dk", gradients.key, "dv", gradients.value);
-  if constexpr (!requires { mechanism.shift; })
-    require(gradients.shift == nullptr, "dshift: this mechanism has no shift");
+  check_gradients_apart(problem, options);
+  if (gradients.shift != nullptr) problem.shift_rate = shift_rate(mechanism);
   resolve_options(p, options, default_centering<Mechanism>(options.causal));
   make_plan(problem, options);
   simd::chosen_target();

@@ -37,7 +37,7 @@ CSQ_ALWAYS_INLINE void forbid_access(std::byte*, std::size_t) {}
 #endif
 
 // Hands out aligned pieces of one buffer. With a null base it only counts, so the code that lays scratch out is also
-// the code that says how much is needed.
+// the code that says how much is needed. Pieces that cannot be counted, alone or together, are an error.
 class Arena {
  public:
   explicit Arena(std::byte* base = nullptr) : base_(base) {}
@@ -51,12 +51,14 @@ class Arena {
 
  private:
   __attribute__((noinline)) void* take_bytes(Index count, Index size) {
-    const std::size_t bytes = static_cast<std::size_t>(checked_product(count, size, "workspace"));
+    constexpr Index line = static_cast<Index>(cache_line);
+    const Index bytes = checked_product(count, size, "workspace");
+    const Index lines = checked_sum(bytes, line - 1 + static_cast<Index>(piece_gap), "workspace") / line * line;
     const std::size_t offset = used_;
-    used_ += (bytes + cache_line - 1) / cache_line * cache_line + piece_gap;
+    used_ = static_cast<std::size_t>(checked_sum(static_cast<Index>(used_), lines, "workspace"));
     if (base_ == nullptr) return nullptr;
-    allow_access(base_ + offset, bytes);
-    forbid_access(base_ + offset + bytes, used_ - offset - bytes);
+    allow_access(base_ + offset, static_cast<std::size_t>(bytes));
+    forbid_access(base_ + offset + bytes, used_ - offset - static_cast<std::size_t>(bytes));
     return base_ + offset;
   }
 

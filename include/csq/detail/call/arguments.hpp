@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "csq/detail/call/axes.hpp"
+#include "csq/detail/call/overlap.hpp"
 #include "csq/detail/call/problem.hpp"
 
 namespace CSQ_CODE::detail {
@@ -24,12 +25,27 @@ inline void check_history(std::string_view name, const History* history, Centeri
     require(is_finite(history->mean[i]), name, ": mean ", i, " of ", numbers, " is not finite");
 }
 
-template <class First, class Second>
-void check_not_same(std::string_view output_name, const Heads<First>& output, std::string_view other_name,
-                    const Heads<Second>& other) {
-  if (output.empty() || other.empty()) return;
-  require(static_cast<const void*>(output.data) != static_cast<const void*>(other.data), output_name,
-          ": an output may not be the same memory as ", other_name);
+// The histories of a causal call agree with where its queries stand.
+inline void check_history_positions(const Visibility& visibility, const History* query, const History* key,
+                                    Index batch) {
+  if (!visibility.causal || (query == nullptr && key == nullptr)) return;
+  for (std::size_t b = 0; b < static_cast<std::size_t>(batch); ++b) {
+    const Index queries = query == nullptr ? 0 : query->count[b], keys = key == nullptr ? 0 : key->count[b];
+    require(queries - keys == visibility.offset(), query == nullptr ? "key_history" : "query_history", ": entry ", b,
+            " has ", queries, " queries and ", keys, " keys before this call of ", visibility.queries, " queries and ",
+            visibility.keys, " keys; under a causal mask the difference must be ", visibility.offset());
+  }
+}
+
+// A single query that `sequence` would make zero, without having been asked for.
+template <class T>
+void check_single_queries(const Problem<T>& p) {
+  for (Index b = 0; b < p.query.batch(); ++b)
+    require(p.real_queries(b) != 1 || p.visible_keys(b) <= 1, "centering: entry ", b, " has 1 query and ",
+            p.visible_keys(b),
+            " keys; the centring `sequence`, which automatic means here, would make the query zero and the output the "
+            "mean of v. For a step of a causal sequence set causal and query_history, for a query that stands for "
+            "itself Centering::none, or ask for Centering::sequence by name");
 }
 
 // The sizes of q, k and v agree with each other.
@@ -59,9 +75,6 @@ void check_output(const Problem<T>& p) {
   require(o[0] == q[0] && o[1] == q[1] && o[2] == q[2] && o[3] == p.value.dim(), "out: shape is [", o[0], ", ", o[1],
           ", ", o[2], ", ", o[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", ", p.value.dim(), "]");
   check_no_self_overlap("out", p.output);
-  check_not_same("out", p.output, "q", p.query);
-  check_not_same("out", p.output, "k", p.key);
-  check_not_same("out", p.output, "v", p.value);
 }
 
 template <class T>
@@ -72,10 +85,24 @@ void check_normalizer(const Problem<T>& p) {
   require(z[0] == q[0] && z[1] == q[1] && z[2] == q[2] && z[3] == 1, "normalizer: shape is [", z[0], ", ", z[1], ", ",
           z[2], ", ", z[3], "] but must be [", q[0], ", ", q[1], ", ", q[2], ", 1]");
   check_no_self_overlap("normalizer", p.normalizer);
-  check_not_same("normalizer", p.normalizer, "q", p.query);
-  check_not_same("normalizer", p.normalizer, "k", p.key);
-  check_not_same("normalizer", p.normalizer, "v", p.value);
-  check_not_same("normalizer", p.normalizer, "out", p.output);
+}
+
+// Numbers that an engine reads while it writes.
+template <class T>
+void check_apart_from_options(std::span<const Footprint> outputs, const Options& options) {
+  const auto check = [&](std::string_view name, const auto* data, std::size_t count) {
+    if (count == 0) return;
+    const Footprint numbers = footprint_of<T>(name, data, count);
+    for (const Footprint& output : outputs) check_apart(output, numbers);
+  };
+  check("key_length", options.key_length.data(), options.key_length.size());
+  check("query_length", options.query_length.data(), options.query_length.size());
+  for (const History* history : {options.query_history, options.key_history}) {
+    if (history == nullptr) continue;
+    const char* name = history == options.query_history ? "query_history" : "key_history";
+    check(name, history->count.data(), history->count.size());
+    check(name, history->mean.data(), history->mean.size());
+  }
 }
 
 // Resolves centring, scale and lengths into `problem`, whose arrays and weight are set. `automatic` is the mechanism's
@@ -98,6 +125,8 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
                 problem.key_dim());
   check_history("key_history", options.key_history, problem.centering, problem.key.batch(), problem.key.heads(),
                 problem.key_dim());
+  check_history_positions(problem.visibility(), options.query_history, options.key_history, problem.query.batch());
+  if (options.centering == Centering::automatic && automatic == Centering::sequence) check_single_queries(problem);
   const bool is_prefix = problem.centering == Centering::prefix || problem.centering == Centering::prefix_exclusive;
   require(!is_prefix || !options.causal || n >= m || options.query_history != nullptr,
           "query_history: causal prefix centring with ", n, " queries and ", m,
@@ -108,6 +137,7 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   require(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
   require(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
   problem.summary = options.summary;
+  check_scratch_fits(workload_of(problem), problem.weight);
 }
 
 // The problem that a call with these sizes would be, without memory: what lays scratch out reads no more of it.
@@ -125,6 +155,7 @@ Problem<T> problem_of_sizes(const Mechanism& mechanism, const Shape& sizes, cons
       options.centering == Centering::automatic ? default_centering<Mechanism>(shape.causal) : options.centering;
   problem.key_length = work.key_length;
   problem.query_length = work.query_length;
+  check_scratch_fits(work, problem.weight);
   return problem;
 }
 

@@ -40,6 +40,15 @@ void check_heads(std::string_view name, const Heads<T>& view) {
   check_axes(name, view.shape, view.stride, static_cast<Index>(sizeof(T)), view.data != nullptr);
 }
 
+// The same view with strides that may be multiplied and negated: those of axes with at most one element, which are
+// arbitrary, and all of a view without elements, whose memory may be null, become 0 (along a row 1: contiguous).
+template <class T>
+Heads<T> normalized(Heads<T> view) {
+  for (std::size_t axis = 0; axis < 4; ++axis)
+    if (view.shape[axis] <= 1 || view.empty()) view.stride[axis] = axis == 3 ? 1 : 0;
+  return view;
+}
+
 // An output may not write one element twice. Nested strides are recognised at once; what is not nested is enumerated.
 inline void check_axes_no_overlap(std::string_view name, const AxisSizes& shape, const AxisSizes& stride) {
   std::array<std::size_t, 4> order{0, 1, 2, 3};  // axes by |stride|, then size

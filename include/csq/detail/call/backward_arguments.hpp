@@ -16,15 +16,23 @@ void check_shape_like(std::string_view name, const Heads<T>& view, std::string_v
 }
 
 template <class T>
-void check_gradient_output(const BackwardProblem<T>& problem, std::string_view name, const Heads<T>& view) {
+void check_gradients_apart(const BackwardProblem<T>& problem, const Options& options) {
   const Problem<T>& p = problem.forward;
-  check_no_self_overlap(name, view);
-  check_not_same(name, view, "q", p.query);
-  check_not_same(name, view, "k", p.key);
-  check_not_same(name, view, "v", p.value);
-  check_not_same(name, view, "out", problem.output);
-  check_not_same(name, view, "normalizer", problem.normalizer);
-  check_not_same(name, view, "dout", problem.output_gradient);
+  const Gradients<T>& gradients = problem.gradients;
+  check_no_self_overlap("dq", gradients.query);
+  check_no_self_overlap("dk", gradients.key);
+  check_no_self_overlap("dv", gradients.value);
+  const Footprint outputs[] = {footprint("dq", gradients.query), footprint("dk", gradients.key),
+                               footprint("dv", gradients.value),
+                               footprint_of<T>("dshift", gradients.shift, gradients.shift == nullptr ? 0 : 1)};
+  const Footprint inputs[] = {footprint("q", p.query),
+                              footprint("k", p.key),
+                              footprint("v", p.value),
+                              footprint("out", problem.output),
+                              footprint("normalizer", problem.normalizer),
+                              footprint("dout", problem.output_gradient)};
+  check_apart(outputs, inputs);
+  check_apart_from_options<T>(outputs, options);
 }
 
 }  // namespace CSQ_CODE::detail

@@ -52,6 +52,7 @@ struct BackwardProblem {
   Problem<T> forward;  // output and normalizer unused
   Heads<const T> output, normalizer, output_gradient;
   Gradients<T> gradients;
+  double shift_rate = 1;  // of the gradient of the shift to the sum of the gradients of all scores
 };
 
 }  // namespace CSQ_CODE::detail

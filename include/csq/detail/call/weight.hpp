@@ -22,10 +22,6 @@ struct Weight {
   double floor = 0;                      // chebyshev_square
 
   bool has_factored_form() const { return kind == Kind::quadratic || kind == Kind::feature_product; }
-  // Polynomial degree of the feature map; D is the number of features that it needs.
-  int degree() const {
-    return kind == Kind::quadratic && quadratic.c2 != 0 ? 2 : kind == Kind::feature_product ? 1 : 0;
-  }
 };
 
 inline void check_finite_coefficients(std::span<const double> coefficients, const char* name) {
@@ -60,7 +56,9 @@ Weight weight_of(const Mechanism& mechanism) {
     static_assert(QuadraticMechanism<Mechanism>,
                   "a mechanism is one of csq's or has a member `Quadratic quadratic() const`");
     const Quadratic q = mechanism.quadratic();
-    if constexpr (requires { mechanism.shift; })
+    if constexpr (ShiftableMechanism<Mechanism> && requires {
+                    { mechanism.shift } -> std::convertible_to<double>;
+                  })
       require(is_finite(mechanism.shift), "shift is ", mechanism.shift, " but must be finite");
     require(is_finite(q.c0) && is_finite(q.c1) && is_finite(q.c2), "Quadratic: coefficients c0 = ", q.c0,
             ", c1 = ", q.c1, ", c2 = ", q.c2, " must be finite");
@@ -71,6 +69,28 @@ Weight weight_of(const Mechanism& mechanism) {
     weight.quadratic = q;
   }
   return weight;
+}
+
+// κ of ∂w/∂β = κ·w'(s): with it the gradient of the shift is κ·Σ ∂L/∂s, which backward has at hand.
+template <class Mechanism>
+double shift_rate(const Mechanism& mechanism) {
+  if constexpr (requires { mechanism.shift_slope(); }) {
+    static_assert(ShiftableMechanism<Mechanism>,
+                  "csq: a mechanism's shift_slope is a member `Quadratic shift_slope() const` beside its quadratic()");
+    const Quadratic q = mechanism.quadratic(), slope = mechanism.shift_slope();
+    require(is_finite(slope.c0) && is_finite(slope.c1) && is_finite(slope.c2),
+            "shift_slope: c0 = ", slope.c0, ", c1 = ", slope.c1, ", c2 = ", slope.c2, " must be finite");
+    const double rate = q.c2 > 0 ? slope.c1 / (2 * q.c2) : 0;
+    constexpr double rounding = 1e-9;
+    const bool moves = slope.c2 == 0 && (q.c2 > 0 || slope.c1 == 0) &&
+                       std::abs(slope.c0 - rate * q.c1) <= rounding * (std::abs(slope.c0) + std::abs(rate * q.c1));
+    require(moves, "shift_slope: c0 = ", slope.c0, ", c1 = ", slope.c1, ", c2 = ", slope.c2,
+            " does not move the weight along the scores; it must be a multiple of (c1, 2·c2, 0) = (", q.c1, ", ",
+            2 * q.c2, ", 0)");
+    return rate;
+  } else {
+    refuse("dshift: this mechanism has no shift_slope, so no gradient of a shift");
+  }
 }
 
 }  // namespace CSQ_CODE::detail

@@ -214,7 +214,7 @@ void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackward
   if (problem.gradients.shift != nullptr) {
     double sum = 0;
     for (Index i = 0; i < problem.forward.key_heads() * scratch.key_blocks; ++i) sum += scratch.slope_sum[i];
-    *problem.gradients.shift = sum;
+    *problem.gradients.shift = problem.shift_rate * sum;
   }
 }
 

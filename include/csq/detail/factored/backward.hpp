@@ -125,7 +125,8 @@ class FactoredBackwardRun {
 
   // The summaries as forward left them, when it did.
   bool take_kept_summary() const {
-    if (p_.summary == nullptr || !p_.summary->holds(kept_sizes(p_, scratch_.whole(0)))) return false;
+    if (p_.summary == nullptr || !p_.summary->holds(summary_origin(p_, scratch_.features), summary_key_rows(p_)))
+      return false;
     for (Index h = 0; h < heads_; ++h) {
       const SummarySlice<T> whole = scratch_.whole(h);
       const T* numbers = p_.summary->template head<T>(first_head_ + h);
@@ -361,7 +362,7 @@ void factored_attention_backward(const BackwardProblem<T>& problem, FactoredBack
     run.run();
     shift = run.shift_gradient(shift);
   }
-  if (problem.gradients.shift != nullptr) *problem.gradients.shift = shift;
+  if (problem.gradients.shift != nullptr) *problem.gradients.shift = problem.shift_rate * shift;
 }
 
 }  // namespace CSQ_CODE::detail

@@ -280,7 +280,8 @@ class FactoredRun {
 template <class T>
 void factored_attention(const Problem<T>& problem, FactoredScratch<T>& scratch) {
   KeptSummary* kept = problem.causal ? nullptr : problem.summary;
-  if (kept != nullptr) kept->reserve(kept_sizes(problem, scratch.whole(0)));
+  if (kept != nullptr)
+    kept->reserve(summary_origin(problem, scratch.features), summary_key_rows(problem), scratch.whole(0).numbers());
   for (Index first = 0; first < problem.key_heads(); first += scratch.heads) {
     const Index heads = smaller(scratch.heads, problem.key_heads() - first);
     scratch.packers.bind(problem, first, heads);
@@ -288,6 +289,7 @@ void factored_attention(const Problem<T>& problem, FactoredScratch<T>& scratch) 
     run.run();
     if (kept != nullptr) run.keep(*kept);
   }
+  if (kept != nullptr) kept->filled();
 }
 
 }  // namespace CSQ_CODE::detail

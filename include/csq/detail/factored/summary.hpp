@@ -19,7 +19,8 @@ inline Quadratic feature_coefficients(const Weight& weight) {
   return weight.kind == Weight::Kind::feature_product ? Quadratic{0, 1, 0} : weight.quadratic;
 }
 
-// The gradient of the shift needs the features of degree 1 even where their coefficient, 2·shift, is zero.
+// The gradient of the shift needs the features of degree 1 even where their coefficient is zero, as at the weight's own
+// minimum.
 inline simd::FeatureMap feature_map(const Weight& weight, Index dim, bool shift_gradient = false) {
   const Quadratic c = feature_coefficients(weight);
   return {dim, c.c2 != 0, c.c1 != 0 || shift_gradient, c.c0 != 0};
@@ -43,6 +44,7 @@ struct SummarySlice {
   }
 
   Index summary_size() const { return padded_rows(last - first) * value_stride; }
+  Index numbers() const { return summary_size() + last - first; }
 
   void clear() const {
     std::fill_n(summary, summary_size(), T(0));
@@ -76,7 +78,7 @@ struct SummarySlice {
     block.value_dim = value_dim;
     block.map = map;
     block.coefficients = query_coefficients(c);
-    block.shift_constant = static_cast<T>(c.c1);  // 2β, where there is a shift
+    block.shift_constant = static_cast<T>(c.c1);
     block.first = first;
     block.last = last;
     block.summary = summary;
@@ -107,10 +109,31 @@ struct SummarySlice {
   }
 };
 
-// `whole` is the slice of all features.
+// What the summaries of a call are made from.
 template <class T>
-KeptSummary::Sizes kept_sizes(const Problem<T>& problem, const SummarySlice<T>& whole) {
-  return {problem.key_heads(), whole.summary_size() + whole.last, whole.last, static_cast<Index>(sizeof(T))};
+KeptSummary::Origin summary_origin(const Problem<T>& problem, Index features) {
+  const Quadratic& c = problem.weight.quadratic;
+  KeptSummary::Origin origin;
+  origin.key = problem.key.data;
+  origin.value = problem.value.data;
+  std::copy_n(problem.key.shape.data(), 4, origin.key_shape);
+  std::copy_n(problem.key.stride.data(), 4, origin.key_stride);
+  std::copy_n(problem.value.shape.data(), 4, origin.value_shape);
+  std::copy_n(problem.value.stride.data(), 4, origin.value_stride);
+  origin.scalar_bytes = sizeof(T);
+  origin.weight = static_cast<Index>(problem.weight.kind);
+  origin.coefficients[0] = c.c0;
+  origin.coefficients[1] = c.c1;
+  origin.coefficients[2] = c.c2;
+  origin.scale = problem.scale;
+  origin.centering = static_cast<Index>(problem.centering);
+  origin.features = features;
+  return origin;
+}
+template <class T>
+KeptSummary::KeyRows summary_key_rows(const Problem<T>& problem) {
+  if (problem.key_history == nullptr) return {problem.key_length, {}, {}};
+  return {problem.key_length, problem.key_history->count, problem.key_history->mean};
 }
 
 }  // namespace CSQ_CODE::detail

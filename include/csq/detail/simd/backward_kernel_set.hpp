@@ -48,8 +48,8 @@ struct DirectBackwardBlock {
 };
 
 // The gradient of a read with respect to the rows x that read: with P_tf = Σ_c summary[f][c]·y_tc +
-// normalizer[f]·y_t,dv, gradient[a][t] += Σ_f coefficient_f·P_tf·∂φ_f(x_t)/∂x_a, and shift[t] += 2·Σ_a x_ta·P_ta +
-// shift_constant·P_t1.
+// normalizer[f]·y_t,dv, gradient[a][t] += Σ_f coefficient_f·P_tf·∂φ_f(x_t)/∂x_a, and shift[t], the sum of the gradients
+// of its scores, += 2·c2·Σ_a x_ta·P_ta + shift_constant·P_t1.
 template <class T>
 struct PullBackBlock {
   const T* packed = nullptr;

@@ -55,7 +55,7 @@ struct PullBackPanel {
       dx += p * coefficients.linear;
       store<T>(only_gradient + token, dx);
       load<T>(shift + token, dx);
-      dx += (p + p) * x;
+      dx += p * coefficients.pair * x;
       store<T>(shift + token, dx);
     }
   }
