@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Draws crossover.csv: time against sequence length, log-log, one panel a head size, crossovers marked.
+"""Draws crossover.csv: time against sequence length, log-log, one panel a head size, crossovers marked, or that the
+machine was too busy to tell.
 
     plot.py [crossover.csv [crossover.png]]      the ending chooses the format: .png, .svg, .pdf
 """
 
 import csv
+import math
 import sys
 
 try:
@@ -26,13 +28,13 @@ CONTESTANTS = [
 
 
 def read_rows(path):
-    """{mask: {head size: [lines by rising size]}}; a mask is (causal, query heads, key heads)."""
+    """{mask: {size: [lines by rising length]}}; a mask is (causal, query heads, key heads), a size (keys', values')."""
     rows = {}
     with open(path, newline="") as file:
         for line in csv.DictReader(file):
             mask = (line["causal"] == "1", int(line["heads"]), int(line["kv_heads"]))
             dims = rows.setdefault(mask, {})
-            dims.setdefault(int(line["head_dim"]), []).append(line)
+            dims.setdefault((int(line["head_dim"]), int(line["value_dim"])), []).append(line)
     for dims in rows.values():
         for dim, lines in list(dims.items()):
             lines.sort(key=lambda line: int(line["tokens"]))
@@ -46,6 +48,11 @@ def mask_name(mask):
     causal, heads, kv_heads = mask
     name = "causal" if causal else "full"
     return name if heads == kv_heads else f"{name}, {heads // kv_heads} query heads per key head"
+
+
+def size_name(size):
+    key_dim, value_dim = size
+    return f"d = {key_dim}" if key_dim == value_dim else f"d = {key_dim}, dᵥ = {value_dim}"
 
 
 def tokens_label(value, _):
@@ -66,14 +73,17 @@ def draw_times(axis, lines):
         axis.plot(tokens, median, color=color, linewidth=1.6, zorder=3)
         for line, x, y in zip(lines, tokens, median):
             served = key == "csq_factored" and line["served_directly"] == "1"
-            axis.plot(x, y, "o", color=color, markerfacecolor="white" if served else color, markersize=4, zorder=4)
+            axis.plot(x, y, "x" if line.get("disturbed") else "o", color=color,
+                      markerfacecolor="white" if served else color, markersize=4, zorder=4)
 
 
 def mark_crossovers(axis, lines):
     notes = []
     for key, label, color in CONTESTANTS[:2]:
         crossover = lines[0][f"crossover_{key}"]
-        if crossover:
+        if lines[0].get(f"verdict_{key}") == "too_busy":
+            notes.append((f"{label}: too busy to judge", color))
+        elif crossover:
             axis.axvline(float(crossover), color=color, linestyle="--", linewidth=1)
             notes.append((f"{label}: n = {int(float(crossover))}", color))
     for i, (note, color) in enumerate(reversed(notes)):
@@ -83,7 +93,7 @@ def mark_crossovers(axis, lines):
 
 def draw(rows, path):
     dims = sorted({dim for panels in rows.values() for dim in panels})
-    figure, axes = plt.subplots(len(rows), len(dims), figsize=(3.3 * len(dims) + 1.2, 2.7 * len(rows) + 1.3),
+    figure, axes = plt.subplots(len(rows), len(dims), figsize=(3.3 * len(dims) + 1.2, 2.8 * len(rows) + 1.3),
                                 squeeze=False)
     for line_of_axes, (mask, panels) in zip(axes, rows.items()):
         for axis, dim in zip(line_of_axes, dims):
@@ -92,7 +102,8 @@ def draw(rows, path):
                 continue
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
-            axis.set_title(f"d = {dim}, {mask_name(mask)}", fontsize=9)
+            name = size_name(dim) + (", " if len(size_name(dim)) < 8 else "\n") + mask_name(mask)
+            axis.set_title(name, fontsize=9)
             draw_times(axis, panels[dim])
             mark_crossovers(axis, panels[dim])
             axis.xaxis.set_major_locator(LogLocator(base=2, numticks=7))
@@ -104,18 +115,23 @@ def draw(rows, path):
             axis.set_axisbelow(True)
     for axis in axes[-1]:
         axis.set_xlabel("tokens", fontsize=9)
-    backward = any(line.get("backward") == "1" for dims in rows.values() for lines in dims.values() for line in lines)
+    all_lines = [line for panels in rows.values() for lines in panels.values() for line in lines]
+    backward = any(line.get("backward") == "1" for line in all_lines)
     handles = [Line2D([], [], color=color, marker="o", markersize=4, label=label) for _, label, color in CONTESTANTS]
     if not backward:  # which always reads
         handles.append(Line2D([], [], color=CONTESTANTS[2][2], marker="o", markersize=4, markerfacecolor="white",
                               linestyle="none", label="served directly: the summary is not read"))
+    if any(line.get("disturbed") for line in all_lines):
+        handles.append(Line2D([], [], color="#666666", marker="x", markersize=4, linestyle="none",
+                              label="the machine was too busy to judge"))
     handles.append(Line2D([], [], color="#666666", linestyle="--", linewidth=1,
                           label="CSQ factored is faster from here"))
-    figure.legend(handles=handles, loc="lower center", ncol=min(5, 1 + len(dims)), fontsize=9, frameon=False)
+    columns = min(5, 1 + len(dims))
+    figure.legend(handles=handles, loc="lower center", ncol=columns, fontsize=9, frameon=False)
     call = "forward and backward call" if backward else "attention call"
     title = f"Time of one {call}, and the length from which O(n·d³) is faster than O(n²·d)"
     figure.suptitle(title if len(dims) > 2 else title.replace(", and ", ",\nand "), fontsize=11)
-    legend_inches = 0.35 if len(dims) > 3 else 0.6 if len(dims) > 1 else 0.8
+    legend_inches = 0.1 + 0.25 * math.ceil(len(handles) / columns)
     figure.tight_layout(rect=(0, legend_inches / figure.get_figheight(), 1, 1))
     figure.savefig(path, dpi=150)
 

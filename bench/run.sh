@@ -2,20 +2,70 @@
 # Measures at which sequence length O(n·d³) attention overtakes O(n²·d) on this machine.
 #
 #   sh bench/run.sh [--install] [options of crossover, such as --dims 64 --threads 1]
+#   sh bench/run.sh --help
 #
 # --install first installs what is missing, as root or through sudo; without it nothing is installed, and if something is
 # missing the line that installs it is printed. The table is printed; crossover.csv and, where matplotlib is there,
-# crossover.png are left in build/crossover.
+# crossover.png are left in build/crossover, or where --csv says. Ctrl-C ends the measurement and keeps what is finished.
+#
+# What is built goes to build; to CSQ_BUILD_DIR where that is set; and where the project's folder cannot be written, to
+# a cache or temporary folder, which is said.
 set -eu
+
+usage() {
+  cat <<'END'
+sh bench/run.sh [--install] [options]: from which sequence length is O(n*d^3) attention faster than O(n^2*d) here?
+
+  --install          first install what is missing (apt-get)
+  --quick            a rough answer in seconds: 3 repeats, head sizes 16, 32, 64
+  --dims D,D,...     head sizes d of queries and keys; 16,32,64,128 unless given
+  --value-dim D,...  sizes dv of the values, each with each head size; dv = d unless given. A summary costs n*d^2*dv/2,
+                     so small keys with large values cross far earlier than d = dv: d = 16, dv = 64 at 249 tokens by
+                     the count, d = dv = 64 at 2179
+  --heads H          query heads; 8 unless given, or those of --q
+  --kv-heads H       key heads of every row; unless given, as many as query heads, and a causal row with an eighth, or
+                     those of --k
+  --causal           causal rows only
+  --backward         forward and backward together
+  --max-n N          longest sequence that is tried; 32768
+  --sizes N,N,...    sizes that every row measures besides its search; 8192 unless given
+  --threads T        0 = all; at most one a processor
+  --q --k --v FILE   your own tensors, .npy, [heads, tokens, dim] or [tokens, dim]
+  --csv FILE         every measured size, the plot beside it; build/crossover/crossover.csv unless given
+  --json FILE        the same with the machine and the crossovers
+  --repeats R        per size; unless given, as the time allows
+  --budget S         seconds to search for; 200 unless given, 400 with --backward
+
+CSQ_BUILD_DIR=FOLDER builds there instead of in build.
+END
+}
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$root/tests/packages.sh"
 
+# What this script itself has to know; everything else is crossover's.
 mode=--check
-if [ "${1-}" = --install ]; then
-  mode=--install
+csv=
+previous=
+left=$#
+while [ "$left" -gt 0 ]; do
+  argument=$1
   shift
-fi
+  left=$((left - 1))
+  case $argument in
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --install) mode=--install ;;
+    *)
+      case $argument in --csv=*) csv=${argument#--csv=} ;; esac
+      if [ "$previous" = --csv ]; then csv=$argument; fi
+      set -- "$@" "$argument"
+      ;;
+  esac
+  previous=$argument
+done
 
 need_command g++ "${CXX:-c++}" g++ clang++
 need_command cmake cmake
@@ -42,39 +92,66 @@ if [ -z "$python" ] && [ "$mode" = --install ]; then
   python=$(find_plotting_python)
 fi
 
-build=$root/build/release
-cmake -S "$root" -B "$build"
-cmake --build "$build" --target crossover --parallel "$(nproc 2>/dev/null || echo 2)"
-
-results=$root/build/crossover
-mkdir -p "$results"
-
-# The caller may name another file for the numbers. What an earlier run left stays until this one has finished.
-csv=
-previous=
-for argument in "$@"; do
-  if [ "$previous" = --csv ]; then csv=$argument; fi
-  case $argument in --csv=*) csv=${argument#--csv=} ;; esac
-  previous=$argument
-done
-new=$csv
-if [ -z "$csv" ]; then
-  csv=$results/crossover.csv
-  new=$results/unfinished.csv
-  rm -f "$new"
-  set -- --csv "$new" "$@"
+# Makes the folder if need be; true if files can be made in it.
+writable() {
+  mkdir -p "$1" 2>/dev/null && touch "$1/.writable" 2>/dev/null && rm -f "$1/.writable"
+}
+if [ -n "${CSQ_BUILD_DIR-}" ]; then
+  build=$CSQ_BUILD_DIR
+  if ! writable "$build"; then
+    echo "CSQ_BUILD_DIR: $build cannot be written" >&2
+    exit 2
+  fi
+else
+  build=$root/build
+  if ! writable "$build"; then
+    # One for each checkout.
+    build=${XDG_CACHE_HOME:-${HOME-}/.cache}/csq/$(printf '%s' "$root" | cksum | cut -d ' ' -f 1)
+    if ! writable "$build"; then build=$(mktemp -d "${TMPDIR:-/tmp}/csq.XXXXXX"); fi
+    echo "$root/build cannot be written: what is built goes to $build (CSQ_BUILD_DIR=FOLDER names another)"
+  fi
 fi
-"$build/bench/crossover" "$@"
 
-# --help, for one, measures nothing.
-if [ ! -e "$new" ]; then exit 0; fi
-if [ "$new" != "$csv" ]; then mv "$new" "$csv"; fi
-rm -f "$results/crossover.png"
-echo "Numbers: $csv"
+cmake -S "$root" -B "$build/release"
+cmake --build "$build/release" --target crossover --parallel "$(nproc 2>/dev/null || echo 2)"
+
+mkdir -p "$build/crossover"
+if [ -z "$csv" ]; then
+  csv=$build/crossover/crossover.csv
+  set -- --csv "$csv" "$@"
+fi
+started=$build/crossover/started
+touch "$started"
+
+# Whoever interrupts this script interrupts crossover, which keeps what is finished; a second time ends it at once.
+crossover=
+stop() {
+  if [ -n "$crossover" ]; then kill -TERM "$crossover" 2>/dev/null || true; fi
+}
+trap stop INT TERM HUP
+"$build/release/bench/crossover" "$@" &
+crossover=$!
+status=0
+wait "$crossover" || status=$?
+# A signal ends the wait, but not crossover.
+while kill -0 "$crossover" 2>/dev/null; do
+  status=0
+  wait "$crossover" || status=$?
+done
+trap - INT TERM HUP
+
+# A run that failed, or that was interrupted before anything was finished, leaves the old numbers and their plot.
+fresh=$(find -L "$csv" -prune -type f -newer "$started" 2>/dev/null || true)
+rm -f "$started"
+if [ -z "$fresh" ]; then exit "$status"; fi
+plot=${csv%.csv}.png
+rm -f "$plot"
 if [ -z "$python" ]; then
   echo "No plot: Python's matplotlib is not installed (apt-get install python3-matplotlib)"
-elif "$python" "$root/bench/plot.py" "$csv" "$results/crossover.png" && [ -e "$results/crossover.png" ]; then
-  echo "Plot:    $results/crossover.png"
+elif "$python" "$root/bench/plot.py" "$csv" "$plot" && [ -e "$plot" ]; then
+  echo "Plot:    $plot"
 else
   echo "No plot: bench/plot.py failed"
 fi
+echo "Numbers: $csv"
+exit "$status"

@@ -64,17 +64,11 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
   CrossoverSettings settings;
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   const auto list = [&](const char* name, std::vector<Index>& value, const char* help) {
-    app.add_option(name, value, help)
-        ->delimiter(',')
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-        ->type_name("D,D,...");
+    return app.add_option(name, value, help)->delimiter(',')->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   };
-  list("--dims", settings.dims, "head sizes d of queries and keys; 16,32,64,128 unless given");
-  list("--value-dim", settings.value_dims,
-       "sizes dv of the values, each with each head size; dv = d unless given. A summary costs n*d^2*dv/2, so small "
-       "keys "
-       "with large values cross far earlier than d = dv: d = 16, dv = 64 at 248 tokens by the count, d = dv = 64 at "
-       "2179");
+  list("--dims", settings.dims, "head sizes d of queries and keys; 16,32,64,128 unless given")->type_name("D,D,...");
+  list("--value-dim", settings.value_dims, "sizes dv of the values, each with each head size; dv = d unless given")
+      ->type_name("D,D,...");
   app.add_option("--heads", settings.heads, "query heads; 8 unless given, or those of --q; 1 is labelled")
       ->type_name("H");
   app.add_option("--kv-heads", settings.kv_heads,
@@ -84,7 +78,8 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
   app.add_flag("--causal", settings.causal, "causal rows only");
   app.add_flag("--backward", settings.backward, "times forward and backward together");
   app.add_option("--max-n", settings.max_tokens, "longest sequence that is tried; 32768")->type_name("N");
-  list("--sizes", settings.sizes, "sizes that every row measures besides its search; 8192 unless given");
+  list("--sizes", settings.sizes, "sizes that every row measures besides its search; 8192 unless given")
+      ->type_name("N,N,...");
   app.add_option("--threads", settings.threads, "0 = all; at most one a processor")->type_name("T");
   app.add_option("--q", settings.q, "your own queries, .npy, [heads, tokens, dim] or [tokens, dim]")->type_name("FILE");
   app.add_option("--k", settings.k, "your own keys; their heads divide those of the queries")->type_name("FILE");
@@ -95,6 +90,9 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
   app.add_option("--budget", settings.budget, "seconds to search for; 200 unless given, 400 with --backward")
       ->type_name("S");
   app.add_flag("--quick", settings.quick, "a rough answer in seconds: 3 repeats, head sizes 16, 32, 64");
+  app.footer(
+      "A summary costs n*d^2*dv/2, so small keys with large values cross far earlier than d = dv:\n"
+      "by the count d = 16, dv = 64 at 249 tokens, d = dv = 64 at 2179.");
   app.parse(count, words);
   check(settings);
   settings.threads = threads_for("--threads", settings.threads);
