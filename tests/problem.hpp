@@ -254,8 +254,10 @@ inline void give_needed_history(Random& random, Problem& p, bool centred_mechani
   if (!p.causal || !has_prefix_means(effective_centering(p, centred_mechanism))) return;
   const Index before = p.k.tokens - p.q.tokens;
   if (before <= 0 && !p.query_history && !p.key_history) return;
-  if (!p.key_history && before < 0) p.key_history = random_history(random, p.k, 0, 50);
-  if (!p.query_history && (before > 0 || p.key_history)) p.query_history = random_history(random, p.q, 0, 50);
+  if (!p.query_history && before > 0) p.query_history = random_history(random, p.q, 0, 0);
+  Random beside(101);  // what the callers draw stays what it was
+  if (!p.key_history && before < 0) p.key_history = random_history(beside, p.k, 0, 50);
+  if (!p.query_history) p.query_history = random_history(beside, p.q, 0, 0);
   for (std::size_t b = 0; b < std::size_t(p.q.batch); ++b) {
     Index keys = p.key_history ? p.key_history->count[b] : 0;
     if (p.key_history) keys = p.key_history->count[b] = std::max(keys, -before);

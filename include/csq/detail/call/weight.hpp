@@ -78,8 +78,8 @@ double shift_rate(const Mechanism& mechanism) {
     static_assert(ShiftableMechanism<Mechanism>,
                   "csq: a mechanism's shift_slope is a member `Quadratic shift_slope() const` beside its quadratic()");
     const Quadratic q = mechanism.quadratic(), slope = mechanism.shift_slope();
-    require(is_finite(slope.c0) && is_finite(slope.c1) && is_finite(slope.c2),
-            "shift_slope: c0 = ", slope.c0, ", c1 = ", slope.c1, ", c2 = ", slope.c2, " must be finite");
+    require(is_finite(slope.c0) && is_finite(slope.c1) && is_finite(slope.c2), "shift_slope: c0 = ", slope.c0,
+            ", c1 = ", slope.c1, ", c2 = ", slope.c2, " must be finite");
     const double rate = q.c2 > 0 ? slope.c1 / (2 * q.c2) : 0;
     constexpr double rounding = 1e-9;
     const bool moves = slope.c2 == 0 && (q.c2 > 0 || slope.c1 == 0) &&
