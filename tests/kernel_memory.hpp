@@ -12,6 +12,15 @@
 #include "catch.hpp"
 #include "problem.hpp"
 
+// Around every vector and tile.
+inline const std::vector<Index> widths{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 80};
+
+template <class T>
+std::vector<Index> lengths() {
+  constexpr Index size = csq::detail::simd::block_tokens<T>;
+  return {1, 2, 7, 15, 16, 17, 47, 48, 49, size - 1, size};
+}
+
 // `size` numbers that start `shift` numbers past a cache line. They stand in a frame of a pattern that no kernel
 // writes; so what is written outside is seen, and what is read from there is NaN.
 template <class T>

@@ -6,6 +6,7 @@
 
 namespace {
 
+using csq::detail::WeightKind;
 using csq::detail::simd::BackwardKernelSet;
 using csq::detail::simd::block_tokens;
 using csq::detail::simd::FeatureMap;
@@ -15,13 +16,6 @@ using Real = long double;
 
 constexpr double rounding = 8;
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-
-const std::vector<Index> widths{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 80};
-
-template <class T>
-std::vector<Index> lengths() {
-  return {1, 2, 7, 15, 16, 17, 47, 48, 49, block_tokens<T> - 1, block_tokens<T>};
-}
 
 // The memory of an output with strides.
 template <class T>
@@ -75,19 +69,19 @@ struct PlainWeight {
   std::array<Real, 2> operator()(Real s) const {
     Real weight = 0, slope = 0;
     switch (kernel.kind) {
-      case KernelWeight::Kind::exponential:
+      case WeightKind::exponential:
         return {std::exp2(s), std::exp2(s)};
-      case KernelWeight::Kind::quadratic: {
+      case WeightKind::quadratic: {
         const Real t = s + kernel.offset;
         return {kernel.c0 + kernel.c1 * t + kernel.c2 * t * t, kernel.c1 + 2 * kernel.c2 * t};
       }
-      case KernelWeight::Kind::power_series:
+      case WeightKind::power_series:
         for (Index t = 0; t < kernel.coefficient_count; ++t) {
           weight += kernel.coefficients[t] * std::pow(s, Real(t));
           if (t > 0) slope += kernel.coefficients[t] * Real(t) * std::pow(s, Real(t - 1));
         }
         return {weight, slope};
-      case KernelWeight::Kind::chebyshev_square: {
+      case WeightKind::chebyshev_square: {
         const Real angle = std::acos(s / kernel.radius);  // inside [−1, 1] in these tests
         for (Index t = 0; t < kernel.coefficient_count; ++t) {
           weight += kernel.coefficients[t] * std::cos(Real(t) * angle);
@@ -95,13 +89,14 @@ struct PlainWeight {
         }
         return {weight * weight + kernel.floor, 2 * weight * slope};
       }
-      case KernelWeight::Kind::bound: {
+      case WeightKind::bound: {
         const Real excess = std::abs(s) - kernel.radius;
         if (excess <= 0) return {0, 0};
         return {excess * excess, s > 0 ? 2 * excess : -2 * excess};
       }
+      default:
+        return {0, 0};
     }
-    return {0, 0};
   }
 };
 
@@ -109,20 +104,20 @@ const std::vector<double> series{2, 0.25, 0.5, 0, 0.03};
 std::vector<PlainWeight> plain_weights() {
   std::vector<PlainWeight> weights(5);
   weights[0].name = "exponential";
-  weights[0].kernel.kind = KernelWeight::Kind::exponential;
+  weights[0].kernel.kind = WeightKind::exponential;
   weights[1].name = "quadratic";
-  weights[1].kernel.kind = KernelWeight::Kind::quadratic;
+  weights[1].kernel.kind = WeightKind::quadratic;
   weights[1].kernel.offset = 1.5;
   weights[1].kernel.c0 = 0.25;
   weights[1].kernel.c2 = 2;
   weights[2].name = "power series";
-  weights[2].kernel.kind = KernelWeight::Kind::power_series;
+  weights[2].kernel.kind = WeightKind::power_series;
   weights[3].name = "chebyshev square";
-  weights[3].kernel.kind = KernelWeight::Kind::chebyshev_square;
+  weights[3].kernel.kind = WeightKind::chebyshev_square;
   weights[3].kernel.radius = 40;
   weights[3].kernel.floor = 0.125;
   weights[4].name = "bound";
-  weights[4].kernel.kind = KernelWeight::Kind::bound;
+  weights[4].kernel.kind = WeightKind::bound;
   weights[4].kernel.radius = 1;
   for (PlainWeight& weight : weights) {
     weight.kernel.coefficients = series.data();
@@ -219,7 +214,7 @@ TEST_CASE("direct_backward") {
 
         Sums dq(queries, key_dim), dk(keys, key_dim), dv(keys, value_dim);
         Real slopes_of_all = 0.5, slopes_magnitude = 0.5;
-        const bool exponential = weight.kernel.kind == KernelWeight::Kind::exponential;
+        const bool exponential = weight.kernel.kind == WeightKind::exponential;
         for (Index i = 0; i < queries; ++i)
           for (Index j = 0; j < std::clamp<Index>(diagonal + i, 0, keys); ++j) {
             const Real s = product(q, i, k, j) - (exponential ? Real(log_normalizer[i]) : 0);

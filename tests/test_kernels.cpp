@@ -6,6 +6,7 @@
 
 namespace {
 
+using csq::detail::WeightKind;
 using csq::detail::simd::block_tokens;
 using csq::detail::simd::FeatureMap;
 using csq::detail::simd::KernelSet;
@@ -17,13 +18,6 @@ using Real = long double;
 // Sums of up to some hundred terms, in units of rounding.
 constexpr double rounding = 8;
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-
-const std::vector<Index> widths{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 48, 80};
-
-template <class T>
-std::vector<Index> lengths() {
-  return {1, 2, 7, 15, 16, 17, 47, 48, 49, block_tokens<T> - 1, block_tokens<T>};
-}
 
 TEST_CASE("add_rows") {
   Random random(601);
@@ -380,16 +374,16 @@ struct PlainWeight {
     const auto at = [&](Index t) { return Real(kernel.coefficients[t]); };
     Real sum = 0;
     switch (kernel.kind) {
-      case KernelWeight::Kind::exponential:
+      case WeightKind::exponential:
         return std::exp2(s);
-      case KernelWeight::Kind::quadratic: {
+      case WeightKind::quadratic: {
         const Real t = s + kernel.offset;
         return kernel.c0 + kernel.c1 * t + kernel.c2 * t * t;
       }
-      case KernelWeight::Kind::power_series:
+      case WeightKind::power_series:
         for (Index t = 0; t < kernel.coefficient_count; ++t) sum += at(t) * std::pow(s, Real(t));
         return sum;
-      case KernelWeight::Kind::chebyshev_square: {
+      case WeightKind::chebyshev_square: {
         const Real x = s / kernel.radius;  // inside [−1, 1] in these tests
         for (Index t = 0; t < kernel.coefficient_count; ++t) sum += at(t) * std::cos(Real(t) * std::acos(x));
         return sum * sum + kernel.floor;
@@ -404,16 +398,16 @@ const std::vector<double> series{2, 0.25, 0.5, 0, 0.03};  // positive, with litt
 std::vector<PlainWeight> plain_weights() {
   std::vector<PlainWeight> weights(4);
   weights[0].name = "exponential";
-  weights[0].kernel.kind = KernelWeight::Kind::exponential;
+  weights[0].kernel.kind = WeightKind::exponential;
   weights[1].name = "quadratic";
-  weights[1].kernel.kind = KernelWeight::Kind::quadratic;
+  weights[1].kernel.kind = WeightKind::quadratic;
   weights[1].kernel.offset = 1.5;
   weights[1].kernel.c0 = 0.25;
   weights[1].kernel.c2 = 2;
   weights[2].name = "power series";
-  weights[2].kernel.kind = KernelWeight::Kind::power_series;
+  weights[2].kernel.kind = WeightKind::power_series;
   weights[3].name = "chebyshev square";
-  weights[3].kernel.kind = KernelWeight::Kind::chebyshev_square;
+  weights[3].kernel.kind = WeightKind::chebyshev_square;
   weights[3].kernel.radius = 40;
   weights[3].kernel.floor = 0.125;
   for (PlainWeight& weight : weights) {
@@ -441,7 +435,7 @@ template <class T>
 void compare_row(const PlainWeight& weight, const Rows& q, Index i, const std::vector<const Rows*>& keys,
                  const std::vector<const Rows*>& values, const std::vector<Index>& seen, const T* numerator,
                  T normalizer, T maximum, Worst& worst) {
-  const bool exponential = weight.kernel.kind == KernelWeight::Kind::exponential;
+  const bool exponential = weight.kernel.kind == WeightKind::exponential;
   const Index dim = values[0]->dim;
   Real total = 0;
   std::vector<Real> sums(std::size_t(dim), 0.0L), magnitudes(std::size_t(dim), 0.0L);
@@ -486,7 +480,7 @@ TEST_CASE("direct") {
         const KernelMemory<T> query = packed<T>(q, shift);
         KernelMemory<T> weights(size * size, T(nan), shift), scale(size, T(nan), shift);
         KernelMemory<T> numerator(padded_tokens<T>(queries) * stride, T(0), shift), normalizer(size, T(0), shift);
-        KernelMemory<T> maximum(size, -std::numeric_limits<T>::infinity(), shift);
+        KernelMemory<T> maximum(size, csq::detail::simd::lowest_score<T>, shift);
         const std::vector<const Rows*> key_rows{&k1, &k2}, value_rows{&v1, &v2};
         std::vector<std::vector<Index>> seen(std::size_t(queries), std::vector<Index>(2));
         for (std::size_t b = 0; b < 2; ++b) {
@@ -536,7 +530,7 @@ TEST_CASE("one_query") {
           const Index stride = padded_columns<T>(value_dim);
           const KernelMemory<T> query = padded<T>(q, shift);
           KernelMemory<T> weights(size, T(nan), shift), numerator(stride, T(0), shift);
-          KernelMemory<T> normalizer(1, T(0)), maximum(1, -std::numeric_limits<T>::infinity());
+          KernelMemory<T> normalizer(1, T(0)), maximum(1, csq::detail::simd::lowest_score<T>);
           const std::vector<const Rows*> key_rows{&k1, &k2}, value_rows{&v1, &v2};
           for (std::size_t b = 0; b < 2; ++b) {
             const KernelMemory<T> key = padded<T>(*key_rows[b], shift), values = padded<T>(*value_rows[b], shift + 1);
