@@ -26,6 +26,9 @@ file(CONFIGURE OUTPUT sanitized.cpp CONTENT "${includes}\n${files}" @ONLY)
 
 csq_test_program(sanitized ${CMAKE_CURRENT_BINARY_DIR}/sanitized.cpp)
 target_link_options(sanitized PRIVATE ${wrapped_malloc})
+if(CSQ_SANITIZE STREQUAL "thread") # small shapes would run on one
+  target_compile_definitions(sanitized PRIVATE CSQ_MULTIPLY_ADDS_PER_THREAD=1.0)
+endif()
 foreach(set IN ITEMS portable avx2 avx512)
   csq_add_test(sanitized.${set} unit sanitized)
   set_property(TEST sanitized.${set} APPEND PROPERTY ENVIRONMENT CSQ_SIMD=${set})
