@@ -29,6 +29,9 @@ const std::vector<ThreadCase> thread_cases{
     {"more queries than keys, causal", {900, 500, 16, 16}, true},
     {"lengths", {400, 400, 16, 16, 2}, false, {0, 350}, {400, 170}},
     {"one token", {1, 1, 4, 4}, false},
+    {"many short heads", {16, 16, 8, 8, 20, 8, 4}, false},
+    {"many heads of a few tokens", {7, 5, 8, 8, 30, 8, 4}, true},
+    {"many heads of a few tokens, lengths", {7, 5, 8, 8, 3, 48, 24}, false, {0, 5, 2}, {7, 3, 0}},
 };
 
 template <class Check>

@@ -481,3 +481,41 @@ TEST_CASE("penalties that mean nothing are rejected, and write nothing") {
       CHECK(same_bits(call.memory, before));
     }
 }
+
+// 16 centred rows of size 1e7 in 32 dimensions: 15 directions hold them, 17 hold the ridge alone. Beside entries of
+// 1e14 a ridge of 1e-3 is nothing, and a covariance factored in double has eigenvalues of either sign there.
+TEST_CASE("the rank penalty of rows that are large beside the ridge") {
+  Random random(145);
+  constexpr Index tokens = 16, dim = 32;
+  Problem p;
+  p.q = p.k = random_tensor(random, 1, 1, tokens, dim);
+  Choice choice{Kind::rank};
+  // det(XᵀX/n + λI) of small rows, with a ridge as much smaller: the same but for a factor in each direction.
+  const double scale = 1e7;
+  choice.ridge = 1e-3 / (scale * scale);
+  const double small = penalty<double>(p, choice).bound.value;
+  for (double& value : p.q.values) value *= scale;
+  choice.ridge = 1e-3;
+  const Penalty<double> large = penalty<double>(p, choice);
+  CHECK(distance({large.bound.value}, {small - double(dim) * 2 * std::log(scale)}) <= 1e-6);
+  // 15 eigenvalues near 1e14 and 17 ridges.
+  CHECK(distance({large.bound.value}, {-(15 * std::log(1e14) + 17 * std::log(1e-3))}) <= 0.1);
+  for (const double slope : large.query) CHECK(std::abs(slope) < 1);
+}
+
+TEST_CASE("the rank penalty of heads without rows is that of the ridge alone") {
+  for_float_and_double([]<class T>() {
+    const csq::Heads<T> none(nullptr, {2, 3, 0, 5}), no_gradient;
+    const double ridge_alone = -5 * std::log(0.5);
+    CHECK(distance({csq::rank_penalty(none, no_gradient, 0.5)}, {ridge_alone}) <= 1e-14);
+    CHECK(distance({csq::rank_penalty(none, none, 0.5)}, {ridge_alone}) <= 1e-14);
+    CHECK(csq::rank_penalty(csq::Heads<T>(nullptr, {0, 3, 4, 5}), no_gradient, 0.5) == 0);
+    std::vector<T> memory(2 * 3 * 4 * 5, T(1)), gradient(memory.size(), T(7));
+    const std::vector<Index> lengths{0, 0};
+    csq::Options options;
+    options.query_length = lengths;
+    const csq::Heads<T> x(memory.data(), {2, 3, 4, 5}), dx(gradient.data(), {2, 3, 4, 5});
+    CHECK(distance({csq::rank_penalty(x, dx, 0.5, 1, options)}, {ridge_alone}) <= 1e-14);
+    CHECK(all_equal_to(gradient, T(7)));
+  });
+}

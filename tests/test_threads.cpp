@@ -1,5 +1,8 @@
 // Results are a function of the call alone: the same bits for any number of threads, inside somebody's parallel region,
 // and with any workspace.
+#include <algorithm>
+#include <chrono>
+
 #include "catch.hpp"
 #include "problem.hpp"
 
@@ -27,6 +30,9 @@ const std::vector<ThreadCase> thread_cases{
     {"decode", {1, 5000, 16, 16, 1, 4, 2}, true},
     {"few queries, many keys", {5, 4000, 16, 16}, false},
     {"one query head, one token", {1, 1, 4, 4}, false},
+    {"many short heads", {16, 16, 8, 8, 20, 8, 4}, false},
+    {"many heads of a few tokens", {5, 7, 8, 8, 30, 8, 4}, true},
+    {"decode, many heads", {1, 200, 8, 8, 10, 8, 4}, true},
 };
 
 template <class Check>
@@ -58,6 +64,28 @@ TEST_CASE("the same bits for 1, 2, 3, 7 and all threads") {
       CHECK(same_bits(placed.attend(named.mechanism, {method, 0, threads}), expected));
     }
   });
+}
+
+// As many parallel loops as rounds of heads would be, each waking threads that sleep, took 100 times as long.
+TEST_CASE("many short heads take no longer on two threads than on one") {
+  Random random(32);
+  const Problem p = Problem::random(random, {16, 16, 16, 16, 1000, 8, 8});
+  Placed<float> placed(p);
+  csq::Workspace workspace;
+  const auto seconds = [&](int threads) {
+    double least = HUGE_VAL;
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      with_options(p, {csq::Method::factored, 0, threads, &workspace}, [&](const csq::Options& options) {
+        const auto start = std::chrono::steady_clock::now();
+        csq::attention(csq::Csq{}, csq::Heads<const float>(placed.q.view), csq::Heads<const float>(placed.k.view),
+                       csq::Heads<const float>(placed.v.view), placed.output.view, options);
+        least = std::min(least, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      });
+    }
+    return least;
+  };
+  const double one = seconds(1);
+  CHECK(seconds(2) < 5 * one);
 }
 
 #ifdef _OPENMP

@@ -71,7 +71,8 @@ struct Options {
   // scan (rows that see few keys served directly, the last keys not absorbed), so that small tests reach every path.
   Index chunk = 0;
 
-  // 0 = all; always 1 inside somebody else's parallel region. Results do not depend on it.
+  // 0 = all; always 1 inside somebody else's parallel region. No more than the machine has, or OMP_NUM_THREADS or
+  // omp_set_num_threads ask for. Results do not depend on it.
   int threads = 0;
 
   // Scratch that is kept between calls; without one the call allocates and frees its own.

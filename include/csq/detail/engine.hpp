@@ -1,25 +1,26 @@
 // From a checked call to the engine that serves it: plan, threads, scratch, run; both passes.
 #pragma once
 
+#include "csq/detail/block/head_teams.hpp"
 #include "csq/detail/call/backward_arguments.hpp"
 #include "csq/detail/call/plan.hpp"
 #include "csq/detail/direct/backward.hpp"
 #include "csq/detail/direct/few_queries.hpp"
+#include "csq/detail/direct/few_tokens.hpp"
 #include "csq/detail/factored/backward.hpp"
 #include "csq/detail/factored/forward.hpp"
 #include "csq/workspace.hpp"
 
 namespace CSQ_CODE::detail {
 
-// Small calls are not worth waking threads for: one thread per this many multiply-adds.
-inline int threads_for(const Workload& work, const Weight& weight, Method method, const Options& options) {
-  constexpr double multiply_adds_per_thread = 5e5;
-  const double count = method == Method::factored
-                           ? count_factored(work, feature_count(weight, work.shape.key_dim), options.chunk)
-                           : count_direct(work);
-  const double wanted = count / multiply_adds_per_thread;
-  const int usable = usable_threads(options.threads);
-  return wanted < usable ? larger(1, static_cast<int>(wanted)) : usable;
+// Threads for a call of that work, and the teams that they form.
+template <class T>
+void assign_threads(Problem<T>& problem, const Workload& work, const Options& options) {
+  const double multiply_adds =
+      problem.plan.method() == Method::factored
+          ? count_factored(work, feature_count(problem.weight, work.shape.key_dim), options.chunk)
+          : count_direct(work);
+  form_teams(problem, multiply_adds, threads_for_work(multiply_adds, options.threads));
 }
 
 // Makes the plan of a call whose arrays and options are resolved.
@@ -27,7 +28,7 @@ template <class T>
 void make_plan(Problem<T>& problem, const Options& options) {
   const Workload work = workload_of(problem);
   problem.plan = plan_forward(work, problem.weight, options, simd::block_tokens<T>);
-  problem.threads = threads_for(work, problem.weight, problem.plan.method(), options);
+  assign_threads(problem, work, options);
 }
 template <class T>
 void make_plan(BackwardProblem<T>& problem, const Options& options) {
@@ -36,23 +37,18 @@ void make_plan(BackwardProblem<T>& problem, const Options& options) {
   const Index features =
       p.weight.has_factored_form() ? feature_map(p.weight, p.key_dim(), problem.gradients.shift != nullptr).size() : 0;
   p.plan = plan_backward(work, p.weight, features, options, simd::block_tokens<T>);
-  p.threads = threads_for(work, p.weight, p.plan.method(), options);
-}
-// The plan of what is direct whatever was asked for.
-template <class T>
-void make_direct_plan(Problem<T>& problem, const Options& options) {
-  const Workload work = workload_of(problem);
-  problem.plan.longest = work.longest();
-  problem.threads = threads_for(work, problem.weight, Method::direct, options);
+  assign_threads(p, work, options);
 }
 
 // The engines, all of them: visit(scratch, engine) for the one that serves a call. The scratch's lay_out says what it
-// takes.
+// takes, and how many key heads it serves at a time.
 template <class T, class Visit>
 auto with_engine(const Problem<T>& problem, const Visit& visit) {
   switch (problem.plan.engine) {
     case Engine::factored:
       return visit(FactoredScratch<T>{}, factored_attention<T>);
+    case Engine::few_tokens:
+      return visit(FewTokensScratch<T>{}, few_tokens_attention<T>);
     case Engine::few_queries:
       return visit(FewQueriesScratch<T>{}, few_queries_attention<T>);
     case Engine::direct:
@@ -64,6 +60,8 @@ template <class T, class Visit>
 auto with_engine(const BackwardProblem<T>& problem, const Visit& visit) {
   if (problem.forward.plan.engine == Engine::factored)
     return visit(FactoredBackwardScratch<T>{}, factored_attention_backward<T>);
+  if (problem.forward.plan.engine == Engine::few_tokens)
+    return visit(FewTokensBackwardScratch<T>{}, few_tokens_attention_backward<T>);
   return visit(DirectBackwardScratch<T>{}, direct_attention_backward<T>);
 }
 
@@ -72,21 +70,48 @@ template <class Call>
 std::size_t scratch_bytes(const Call& call) {
   return with_engine(call, [&](auto scratch, const auto&) {
     Arena counter;
-    decltype(scratch)::lay_out(counter, call);
+    lay_out_teams<decltype(scratch)>(counter, call);
     return counter.bytes();
   });
 }
 
-// Runs either pass, its plan made.
+// Runs a pass, its plan made, in memory of scratch_bytes.
+template <class T>
+void run_in(Arena& arena, const Problem<T>& problem) {
+  with_engine(problem, [&](auto kind, const auto& engine) {
+    const auto teams = lay_out_teams<decltype(kind)>(arena, problem);
+    KeptSummary* kept = nullptr;
+    if constexpr (std::is_same_v<decltype(kind), FactoredScratch<T>>) {
+      kept = problem.causal ? nullptr : problem.summary;
+      const FactoredScratch<T>& any = teams.each[0];
+      if (kept != nullptr)
+        kept->reserve(summary_origin(problem, any.features), summary_key_rows(problem), any.whole(0).numbers());
+    }
+    teams.serve(problem.key_heads(),
+                [&](auto& scratch, Index first, Index heads) { engine(problem, scratch, first, heads); });
+    if (kept != nullptr) kept->filled();
+  });
+}
+template <class T>
+void run_in(Arena& arena, const BackwardProblem<T>& problem) {
+  with_engine(problem, [&](auto kind, const auto& engine) {
+    const auto all = lay_out_teams<decltype(kind)>(arena, problem);
+    all.teams.serve(problem.forward.key_heads(), [&](auto& scratch, Index first, Index heads) {
+      engine(problem, scratch, all.shift_terms, first, heads);
+    });
+    if (problem.gradients.shift == nullptr) return;
+    double sum = 0;
+    for (Index i = 0; i < all.shift_term_count; ++i) sum += all.shift_terms[i];
+    *problem.gradients.shift = problem.shift_rate * sum;
+  });
+}
+
 template <class Call>
 void run(const Call& call, const Options& options) {
   Workspace local;
   Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
   Arena arena(workspace.reserve(scratch_bytes(call)));
-  with_engine(call, [&](auto kind, const auto& engine) {
-    auto scratch = decltype(kind)::lay_out(arena, call);
-    engine(call, scratch);
-  });
+  run_in(arena, call);
 }
 
 template <class Mechanism, class T>

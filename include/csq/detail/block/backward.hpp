@@ -73,29 +73,35 @@ void pack_plain(const simd::Source<T>& source, T* rows, bool keeps_rows, T* pack
   simd::kernels<T>().pack(block);
 }
 
+// What G of rows [first, first + count) is multiplied by, and their log-sum-exp in units of ln 2.
+template <class T>
+void read_normalizers(const Problem<T>& problem, const Head<const T>& normalizer, Index first, Index count, T* factor,
+                      T* log_normalizer) {
+  constexpr double log2_e = 1.442695040888963407359924681001892137;
+  const bool exponential = problem.weight.kind == Weight::Kind::exponential;
+  for (Index row = 0; row < count; ++row) {
+    const T value = normalizer(first + row, 0);
+    if (exponential) {
+      const bool empty = value == -std::numeric_limits<T>::infinity();
+      factor[row] = empty ? T(0) : T(1);
+      log_normalizer[row] = empty ? T(0) : static_cast<T>(static_cast<double>(value) * log2_e);
+    } else {
+      factor[row] = value > 0 ? 1 / value : value == 0 ? T(0) : std::numeric_limits<T>::quiet_NaN();
+      log_normalizer[row] = 0;
+    }
+  }
+}
+
 // Rows [first, first + count) of one query head.
 template <class T>
 void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& packer, Index batch, Index head,
                       Index first, Index count, double* sums, const BackwardQueryBlock<T>& block) {
   constexpr Index size = simd::block_tokens<T>;
-  constexpr double log2_e = 1.442695040888963407359924681001892137;
   packer.pack(first, count, block.rows, sums, block.packed);
-
-  const bool exponential = problem.forward.weight.kind == Weight::Kind::exponential;
-  const Head<const T> normalizer = problem.normalizer.head(batch, head);
   T factor[std::size_t{size}];
-  for (Index row = 0; row < size; ++row) {
-    factor[row] = block.log_normalizer[row] = block.dot[row] = 0;
-    if (row >= count) continue;
-    const T value = normalizer(first + row, 0);
-    if (exponential) {
-      const bool empty = value == -std::numeric_limits<T>::infinity();
-      factor[row] = empty ? T(0) : T(1);
-      block.log_normalizer[row] = empty ? T(0) : static_cast<T>(static_cast<double>(value) * log2_e);
-    } else {
-      factor[row] = value > 0 ? 1 / value : value == 0 ? T(0) : std::numeric_limits<T>::quiet_NaN();
-    }
-  }
+  read_normalizers(problem.forward, problem.normalizer.head(batch, head), first, count, factor, block.log_normalizer);
+  std::fill(block.log_normalizer + count, block.log_normalizer + size, T(0));
+  std::fill(block.dot + count, block.dot + size, T(0));
 
   simd::ScaleGradient<T> scale;
   scale.gradient = rows_of(problem.output_gradient.head(batch, head), first, count);

@@ -20,7 +20,8 @@ struct Problem {
   const History* query_history = nullptr;
   const History* key_history = nullptr;
   Plan plan;
-  int threads = 1;  // resolved
+  int threads = 1;  // of each team
+  int teams = 1;    // that serve heads of their own: head_teams.hpp
   KeptSummary* summary = nullptr;
 
   Index queries() const { return query.tokens(); }

@@ -20,11 +20,12 @@ namespace CSQ_CODE::detail {
 template <class T>
 class DirectBackwardRun {
  public:
-  DirectBackwardRun(const BackwardProblem<T>& problem, const DirectBackwardScratch<T>& scratch, Index first_head,
-                    Index heads)
+  DirectBackwardRun(const BackwardProblem<T>& problem, const DirectBackwardScratch<T>& scratch, double* shift_terms,
+                    Index first_head, Index heads)
       : problem_(problem),
         p_(problem.forward),
         scratch_(scratch),
+        shift_terms_(shift_terms),
         weight_(kernel_weight(problem.forward.weight)),
         first_head_(first_head),
         heads_(heads),
@@ -110,7 +111,7 @@ class DirectBackwardRun {
   void run_block(Index h, Index block, T* terms, int thread) const {
     const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
     const Index value_stride = simd::padded_columns<T>(p_.value_dim());
-    double& slope_sum = scratch_.slope_sum[(first_head_ + h) * scratch_.key_blocks + block];
+    double& slope_sum = shift_terms_[(first_head_ + h) * scratch_.key_blocks + block];
     slope_sum = 0;
     const Index keys = keys_in(h, block);
     const BackwardKeyBlock<T> key = key_block(thread);
@@ -199,23 +200,17 @@ class DirectBackwardRun {
   const BackwardProblem<T>& problem_;
   const Problem<T>& p_;
   const DirectBackwardScratch<T>& scratch_;
+  double* shift_terms_;  // ∂L/∂shift: [all key heads][key_blocks]
   simd::KernelWeight weight_;
   Index first_head_, heads_, group_;
   bool leaves_at_once_;
 };
 
 template <class T>
-void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackwardScratch<T>& scratch) {
-  for (Index first = 0; first < problem.forward.key_heads(); first += scratch.heads) {
-    const Index heads = smaller(scratch.heads, problem.forward.key_heads() - first);
-    scratch.packers.bind(problem.forward, first, heads);
-    DirectBackwardRun<T>(problem, scratch, first, heads).run();
-  }
-  if (problem.gradients.shift != nullptr) {
-    double sum = 0;
-    for (Index i = 0; i < problem.forward.key_heads() * scratch.key_blocks; ++i) sum += scratch.slope_sum[i];
-    *problem.gradients.shift = problem.shift_rate * sum;
-  }
+void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackwardScratch<T>& scratch,
+                               double* shift_terms, Index first_head, Index heads) {
+  scratch.packers.bind(problem.forward, first_head, heads);
+  DirectBackwardRun<T>(problem, scratch, shift_terms, first_head, heads).run();
 }
 
 }  // namespace CSQ_CODE::detail

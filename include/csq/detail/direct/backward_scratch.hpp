@@ -18,12 +18,15 @@ struct DirectBackwardScratch {
   T* query_gradient = nullptr;  // [heads][group][query_blocks][B][padded d]
   T* query_terms = nullptr;     // [heads][beside][group][query_blocks][B][padded d]
   T* key_gradient = nullptr;    // [heads][key_blocks][B][padded d], unless they leave at once
-  double* slope_sum = nullptr;  // [all key heads][key_blocks]
   BackwardThreadScratch<T>* threads = nullptr;
 
   // ∂q and ∂k are those of the packed rows, but for a factor.
   static bool leaves_at_once(const Problem<T>& problem) {
     return problem.centering == Centering::none && problem.weight.kind != Weight::Kind::feature_product;
+  }
+
+  static Index shift_terms(const BackwardProblem<T>& problem) {  // of a key head
+    return block_count(problem.forward.keys(), simd::block_tokens<T>);
   }
 
   static DirectBackwardScratch lay_out(Arena& arena, const BackwardProblem<T>& problem) {
@@ -37,7 +40,7 @@ struct DirectBackwardScratch {
     result.query_blocks = block_count(p.queries(), size);
     result.key_blocks = block_count(p.keys(), size);
     const Index groups_of_heads = block_count(p.key_heads(), p.threads);
-    result.heads = larger<Index>(1, block_count(p.key_heads(), larger<Index>(1, groups_of_heads)));
+    result.heads = p.teams > 1 ? 1 : larger<Index>(1, block_count(p.key_heads(), larger<Index>(1, groups_of_heads)));
     const auto blocks = [](Index a, Index b) { return checked_product(a, b, "workspace"); };
     const Index query_count = blocks(result.heads * p.group(), result.query_blocks);
     const Index key_count = blocks(result.heads, result.key_blocks);
@@ -56,7 +59,6 @@ struct DirectBackwardScratch {
     result.query_gradient = arena.template take<T>(blocks(query_count, rows));
     result.query_terms = arena.template take<T>(blocks(blocks(query_count, result.beside), rows));
     if (!leaves_at_once(p)) result.key_gradient = arena.template take<T>(blocks(key_count, rows));
-    result.slope_sum = arena.template take<double>(blocks(p.key_heads(), result.key_blocks));
     result.threads = arena.template take<BackwardThreadScratch<T>>(p.threads);
     const bool counting = result.threads == nullptr;
     for (int thread = 0; thread < p.threads; ++thread) {

@@ -29,11 +29,12 @@ struct FewQueriesScratch {
     double* sums = nullptr;
   };
 
+  Index heads = 1;  // key heads in flight
   Index stretches = 1, stretch_keys = 0;
   Index key_stride = 0, value_stride = 0;
   Packers<T> packers;
-  T* numerator = nullptr;   // [query heads][stretches][n][padded dv]
-  T* normalizer = nullptr;  // [query heads][stretches][B]
+  T* numerator = nullptr;   // [heads·group][stretches][n][padded dv]
+  T* normalizer = nullptr;  // [heads·group][stretches][B]
   T* maximum = nullptr;
   Scratch* threads = nullptr;
 
@@ -47,11 +48,12 @@ struct FewQueriesScratch {
     const Index wanted = block_count(wanted_tasks, larger<Index>(problem.key_heads(), 1));
     result.stretches = std::clamp<Index>(keys / shortest_stretch, 1, wanted);
     result.stretch_keys = block_count(blocks, result.stretches) * size;
+    result.heads = problem.teams > 1 ? 1 : larger<Index>(1, problem.key_heads());
     result.key_stride = simd::padded_columns<T>(problem.key_dim());
     result.value_stride = simd::padded_columns<T>(problem.value_dim());
-    const Index sums = checked_product(checked_product(problem.key_heads(), problem.group(), "workspace"),
-                                       result.stretches, "workspace");
-    result.packers = Packers<T>::lay_out(arena, problem, problem.key_heads());
+    const Index sums =
+        checked_product(checked_product(result.heads, problem.group(), "workspace"), result.stretches, "workspace");
+    result.packers = Packers<T>::lay_out(arena, problem, result.heads);
     result.numerator =
         arena.template take<T>(checked_product(sums, problem.queries() * result.value_stride, "workspace"));
     result.normalizer = arena.template take<T>(checked_product(sums, size, "workspace"));
@@ -74,15 +76,19 @@ struct FewQueriesScratch {
 template <class T>
 class FewQueriesRun {
  public:
-  FewQueriesRun(const Problem<T>& problem, const FewQueriesScratch<T>& scratch)
-      : problem_(problem), scratch_(scratch), weight_(kernel_weight(problem.weight)), group_(problem.group()) {}
+  FewQueriesRun(const Problem<T>& problem, const FewQueriesScratch<T>& scratch, Index first_head, Index heads)
+      : problem_(problem),
+        scratch_(scratch),
+        weight_(kernel_weight(problem.weight)),
+        first_head_(first_head),
+        heads_(heads),
+        group_(problem.group()) {}
 
   void run() const {
-    const Index heads = problem_.key_heads();
-    parallel_for(heads * scratch_.stretches, problem_.threads, [&](Index task, int thread) {
+    parallel_for(heads_ * scratch_.stretches, problem_.threads, [&](Index task, int thread) {
       serve(task / scratch_.stretches, task % scratch_.stretches, scratch_.threads[thread]);
     });
-    for (Index head = 0; head < heads * group_; ++head) merge_and_write(head);
+    parallel_for(heads_ * group_, problem_.threads, [&](Index head, int) { merge_and_write(head); });
   }
 
  private:
@@ -109,9 +115,9 @@ class FewQueriesRun {
   }
 
   void serve(Index h, Index stretch, const Scratch& mine) const {
-    const Index batch = h / problem_.key.heads(), n = problem_.queries();
+    const Index batch = (first_head_ + h) / problem_.key.heads(), n = problem_.queries();
     const RowPacker<T>& key = scratch_.packers.key[h];
-    const Head<const T> value = problem_.value.head(batch, h % problem_.key.heads());
+    const Head<const T> value = problem_.value.head(batch, (first_head_ + h) % problem_.key.heads());
     const Index real = problem_.real_queries(batch);
     for (Index g = 0; g < group_; ++g) {
       const Index sums = scratch_.sum_index(h * group_ + g, stretch);
@@ -173,7 +179,7 @@ class FewQueriesRun {
         for (Index c = 0; c < stride; ++c)
           numerator[i * stride + c] = numerator[i * stride + c] * own + from[c] * others;
       }
-    const Index h = head / group_, batch = h / problem_.key.heads();
+    const Index h = first_head_ + head / group_, batch = h / problem_.key.heads();
     write_rows(problem_, simd::kernels<T>(), batch, h % problem_.key.heads() * group_ + head % group_, 0, n,
                problem_.real_queries(batch), numerator, normalizer, maximum);
   }
@@ -181,13 +187,13 @@ class FewQueriesRun {
   const Problem<T>& problem_;
   const FewQueriesScratch<T>& scratch_;
   simd::KernelWeight weight_;
-  Index group_;
+  Index first_head_, heads_, group_;
 };
 
 template <class T>
-void few_queries_attention(const Problem<T>& problem, FewQueriesScratch<T>& scratch) {
-  scratch.packers.bind(problem, 0, problem.key_heads());
-  FewQueriesRun<T>(problem, scratch).run();
+void few_queries_attention(const Problem<T>& problem, FewQueriesScratch<T>& scratch, Index first_head, Index heads) {
+  scratch.packers.bind(problem, first_head, heads);
+  FewQueriesRun<T>(problem, scratch, first_head, heads).run();
 }
 
 #include "csq/detail/base/precise_end.inl"

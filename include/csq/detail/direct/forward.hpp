@@ -37,7 +37,7 @@ struct DirectScratch {
     const Index value_size = checked_product(result.key_blocks, value_block_size(problem.value_dim()), "workspace");
     const Index head_bytes = checked_product(checked_sum(key_size, value_size, "workspace"), sizeof(T), "workspace");
     const Index wanted = larger<Index>(problem.threads, in_flight_bytes / larger<Index>(head_bytes, 1));
-    result.heads = larger<Index>(1, smaller(problem.key_heads(), wanted));
+    result.heads = problem.teams > 1 ? 1 : larger<Index>(1, smaller(problem.key_heads(), wanted));
     result.packers = Packers<T>::lay_out(arena, problem, result.heads);
     result.keys = arena.template take<T>(checked_product(result.heads, key_size, "workspace"));
     result.values = arena.template take<T>(checked_product(result.heads, value_size, "workspace"));
@@ -52,7 +52,7 @@ struct DirectScratch {
 };
 
 template <class T>
-void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch) {
+void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch, Index first_head, Index heads) {
   constexpr Index size = simd::block_tokens<T>;
   const simd::KernelWeight weight = kernel_weight(problem.weight);
   const Visibility visibility = problem.visibility();
@@ -64,54 +64,51 @@ void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch) {
   // A head's packed keys and values.
   const bool is_large = scratch.key_blocks * (key_size + value_size) * Index(sizeof(T)) > simd::second_level_bytes;
 
-  for (Index first_head = 0; first_head < problem.key_heads(); first_head += scratch.heads) {
-    const Index heads = smaller(scratch.heads, problem.key_heads() - first_head);
-    scratch.packers.bind(problem, first_head, heads);
+  scratch.packers.bind(problem, first_head, heads);
 
-    const auto key_block = [&](Index h, Index index) {
-      const Index slot = h * scratch.key_blocks + index;
-      PackedKeyBlock<T> block;
-      block.first = index * size;
-      block.count = std::clamp<Index>(scratch.packers.key[h].length - block.first, 0, size);
-      block.key = scratch.keys + slot * key_size;
-      block.values = scratch.values + slot * value_size;
-      return block;
-    };
-    parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
-      const Index h = task / scratch.key_blocks;
-      const Index first = task % scratch.key_blocks * size;
-      const Index count = smaller(size, scratch.packers.key[h].length - first);
-      if (count <= 0) return;
-      pack_keys(problem, scratch.packers.key[h], (first_head + h) / problem.key.heads(),
-                (first_head + h) % problem.key.heads(), first, count, scratch.threads[thread],
-                scratch.keys + task * key_size, scratch.values + task * value_size);
-    });
+  const auto key_block = [&](Index h, Index index) {
+    const Index slot = h * scratch.key_blocks + index;
+    PackedKeyBlock<T> block;
+    block.first = index * size;
+    block.count = std::clamp<Index>(scratch.packers.key[h].length - block.first, 0, size);
+    block.key = scratch.keys + slot * key_size;
+    block.values = scratch.values + slot * value_size;
+    return block;
+  };
+  parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
+    const Index h = task / scratch.key_blocks;
+    const Index first = task % scratch.key_blocks * size;
+    const Index count = smaller(size, scratch.packers.key[h].length - first);
+    if (count <= 0) return;
+    pack_keys(problem, scratch.packers.key[h], (first_head + h) / problem.key.heads(),
+              (first_head + h) % problem.key.heads(), first, count, scratch.threads[thread],
+              scratch.keys + task * key_size, scratch.values + task * value_size);
+  });
 
-    parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {
-      // The last blocks see the most keys under a causal mask: first come, so that no thread is left with one at the
-      // end.
-      const Index block = query_blocks - 1 - task / (heads * group);
-      const Index h = task % (heads * group) / group;
-      const Index g = task % group;
-      const Index batch = (first_head + h) / problem.key.heads();
-      const Index head = (first_head + h) % problem.key.heads() * group + g;
-      const RowPacker<T>& packer = scratch.packers.query[h * group + g];
-      const DirectThreadScratch<T>& mine = scratch.threads[thread];
-      const Index first = block * size;
-      const Index rows = smaller(size, problem.queries() - first);
-      const Index queries = std::clamp<Index>(packer.length - first, 0, rows);
-      mine.clear_sums(problem.value_dim(), rows);
-      if (queries > 0) {
-        packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
-        const Index seen = block_count(visibility.keys_of(first + queries - 1, scratch.packers.key[h].length), size);
-        for (Index key = 0; key < seen; ++key)
-          add_pairs(problem, weight, mine, mine.query, queries, first, key_block(h, key),
-                    is_large ? key_block(h, (key + 1) % seen) : PackedKeyBlock<T>{});
-      }
-      write_rows(problem, simd::kernels<T>(), batch, head, first, rows, queries, mine.numerator, mine.normalizer,
-                 mine.maximum);
-    });
-  }
+  parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {
+    // The last blocks see the most keys under a causal mask: first come, so that no thread is left with one at the
+    // end.
+    const Index block = query_blocks - 1 - task / (heads * group);
+    const Index h = task % (heads * group) / group;
+    const Index g = task % group;
+    const Index batch = (first_head + h) / problem.key.heads();
+    const Index head = (first_head + h) % problem.key.heads() * group + g;
+    const RowPacker<T>& packer = scratch.packers.query[h * group + g];
+    const DirectThreadScratch<T>& mine = scratch.threads[thread];
+    const Index first = block * size;
+    const Index rows = smaller(size, problem.queries() - first);
+    const Index queries = std::clamp<Index>(packer.length - first, 0, rows);
+    mine.clear_sums(problem.value_dim(), rows);
+    if (queries > 0) {
+      packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
+      const Index seen = block_count(visibility.keys_of(first + queries - 1, scratch.packers.key[h].length), size);
+      for (Index key = 0; key < seen; ++key)
+        add_pairs(problem, weight, mine, mine.query, queries, first, key_block(h, key),
+                  is_large ? key_block(h, (key + 1) % seen) : PackedKeyBlock<T>{});
+    }
+    write_rows(problem, simd::kernels<T>(), batch, head, first, rows, queries, mine.numerator, mine.normalizer,
+               mine.maximum);
+  });
 }
 
 }  // namespace CSQ_CODE::detail

@@ -19,11 +19,12 @@ namespace CSQ_CODE::detail {
 template <class T>
 class FactoredBackwardRun {
  public:
-  FactoredBackwardRun(const BackwardProblem<T>& problem, const FactoredBackwardScratch<T>& scratch, Index first_head,
-                      Index heads)
+  FactoredBackwardRun(const BackwardProblem<T>& problem, const FactoredBackwardScratch<T>& scratch, double* shift_terms,
+                      Index first_head, Index heads)
       : problem_(problem),
         p_(problem.forward),
         scratch_(scratch),
+        shift_terms_(shift_terms),
         weight_(kernel_weight(problem.forward.weight)),
         coefficients_(feature_coefficients(problem.forward.weight)),
         first_head_(first_head),
@@ -37,13 +38,6 @@ class FactoredBackwardRun {
     else
       sweep_full();
     write_all();
-  }
-
-  // Adds ∂L/∂shift of the heads that have run, one chunk after another: how many heads run together, which is up to the
-  // threads, does not show in the rounding.
-  double shift_gradient(double sum) const {
-    for (Index i = 0; i < heads_ * group_ * scratch_.query_chunks; ++i) sum += scratch_.shift[i];
-    return sum;
   }
 
  private:
@@ -94,6 +88,9 @@ class FactoredBackwardRun {
   T* value_gradient(Index h, Index row) const {
     return scratch_.value_gradient + (h * scratch_.key_rows + row) * scratch_.value_stride;
   }
+  double& shift_term(Index h, Index g, Index chunk) const {
+    return shift_terms_[((first_head_ + h) * group_ + g) * scratch_.query_chunks + chunk];
+  }
   SummarySlice<T> summary(Index h, Index slice) const {
     return scratch_.slice(scratch_.summary, scratch_.normalizer, h, slice);
   }
@@ -110,7 +107,7 @@ class FactoredBackwardRun {
       std::fill_n(query_gradient(h, 0, 0), group_ * scratch_.query_rows * scratch_.key_stride, T(0));
       std::fill_n(key_gradient(h, 0), scratch_.key_rows * scratch_.key_stride, T(0));
       std::fill_n(value_gradient(h, 0), scratch_.key_rows * scratch_.value_stride, T(0));
-      std::fill_n(scratch_.shift + h * group_ * scratch_.query_chunks, group_ * scratch_.query_chunks, 0.0);
+      std::fill_n(&shift_term(h, 0, 0), group_ * scratch_.query_chunks, 0.0);
     });
   }
 
@@ -293,7 +290,7 @@ class FactoredBackwardRun {
     const Rows rows = queries_in(h, chunk);
     simd::backward_kernels<T>().add_transposed(
         {result.lanes, rows.count, p_.key_dim(), query_gradient(h, g, rows.first)});
-    double& shift = scratch_.shift[(h * group_ + g) * scratch_.query_chunks + chunk];
+    double& shift = shift_term(h, g, chunk);
     for (Index row = 0; row < rows.count; ++row) shift += static_cast<double>(result.shift[row]);
   }
   void add_key_gradient(Index h, Index chunk, const PulledBack<T>& result) const {
@@ -314,8 +311,7 @@ class FactoredBackwardRun {
     pairs.query_gradient = mine.query_gradient;
     pairs.key_gradient = mine.key_gradient;
     pairs.value_gradient = mine.value_gradient;
-    if (problem_.gradients.shift != nullptr)
-      pairs.slope_sum = &scratch_.shift[(h * group_ + g) * scratch_.query_chunks + chunk];
+    if (problem_.gradients.shift != nullptr) pairs.slope_sum = &shift_term(h, g, chunk);
     std::fill_n(mine.query_gradient, size * scratch_.key_stride, T(0));
     std::fill_n(mine.key_gradient, size * scratch_.key_stride, T(0));
     std::fill_n(mine.value_gradient, size * scratch_.value_stride, T(0));
@@ -347,22 +343,17 @@ class FactoredBackwardRun {
   const BackwardProblem<T>& problem_;
   const Problem<T>& p_;
   const FactoredBackwardScratch<T>& scratch_;
+  double* shift_terms_;  // ∂L/∂shift: [all key heads][group][query chunks]
   simd::KernelWeight weight_;
   Quadratic coefficients_;
   Index first_head_, heads_, group_;
 };
 
 template <class T>
-void factored_attention_backward(const BackwardProblem<T>& problem, FactoredBackwardScratch<T>& scratch) {
-  double shift = 0;
-  for (Index first = 0; first < problem.forward.key_heads(); first += scratch.heads) {
-    const Index heads = smaller(scratch.heads, problem.forward.key_heads() - first);
-    scratch.packers.bind(problem.forward, first, heads);
-    const FactoredBackwardRun<T> run(problem, scratch, first, heads);
-    run.run();
-    shift = run.shift_gradient(shift);
-  }
-  if (problem.gradients.shift != nullptr) *problem.gradients.shift = problem.shift_rate * shift;
+void factored_attention_backward(const BackwardProblem<T>& problem, FactoredBackwardScratch<T>& scratch,
+                                 double* shift_terms, Index first_head, Index heads) {
+  scratch.packers.bind(problem.forward, first_head, heads);
+  FactoredBackwardRun<T>(problem, scratch, shift_terms, first_head, heads).run();
 }
 
 }  // namespace CSQ_CODE::detail

@@ -27,7 +27,6 @@ struct FactoredBackwardScratch {
   T* query_gradient = nullptr;  // [heads][group][query_rows][key stride]
   T* key_gradient = nullptr;    // [heads][key_rows][key stride]
   T* value_gradient = nullptr;  // [heads][key_rows][value stride]
-  double* shift = nullptr;      // [heads][group][query chunks]
   T** panels = nullptr;         // [threads] two panels
   BackwardThreadScratch<T>* threads = nullptr;
 
@@ -56,6 +55,13 @@ struct FactoredBackwardScratch {
             normalizer + head * features};
   }
 
+  static Index query_chunks_of(const Problem<T>& problem) {
+    return block_count(problem.causal ? problem.keys() : problem.queries(), problem.plan.scan.chunk);
+  }
+  static Index shift_terms(const BackwardProblem<T>& problem) {  // of a key head
+    return problem.forward.group() * query_chunks_of(problem.forward);
+  }
+
   static FactoredBackwardScratch lay_out(Arena& arena, const BackwardProblem<T>& problem);
 };
 
@@ -73,10 +79,10 @@ FactoredBackwardScratch<T> FactoredBackwardScratch<T>::lay_out(Arena& arena, con
   result.value_stride = simd::padded_columns<T>(p.value_dim());
   result.chunk = p.plan.scan.chunk;
   result.chunks = block_count(p.keys(), result.chunk);
-  result.query_chunks = p.causal ? result.chunks : block_count(p.queries(), result.chunk);
+  result.query_chunks = query_chunks_of(p);
   result.slices = p.plan.slices;
   const Index groups_of_heads = block_count(p.key_heads(), p.threads);
-  result.heads = larger<Index>(1, block_count(p.key_heads(), larger<Index>(1, groups_of_heads)));
+  result.heads = p.teams > 1 ? 1 : larger<Index>(1, block_count(p.key_heads(), larger<Index>(1, groups_of_heads)));
   const Index partial_row = result.slices * p.group() * result.partial_size() * static_cast<Index>(sizeof(T));
   const Index fitting = larger<Index>(1, partial_bytes / larger<Index>(1, partial_row));
   const Index wanted = larger<Index>(1, superblock_tokens / result.chunk);
@@ -102,7 +108,6 @@ FactoredBackwardScratch<T> FactoredBackwardScratch<T>::lay_out(Arena& arena, con
   result.query_gradient = arena.template take<T>(times(heads * group, times(result.query_rows, result.key_stride)));
   result.key_gradient = arena.template take<T>(times(heads, times(result.key_rows, result.key_stride)));
   result.value_gradient = arena.template take<T>(times(heads, times(result.key_rows, result.value_stride)));
-  result.shift = arena.template take<double>(heads * group * result.query_chunks);
   result.panels = arena.template take<T*>(p.threads);
   result.threads = arena.template take<BackwardThreadScratch<T>>(p.threads);
   const bool counting = result.threads == nullptr;

@@ -278,18 +278,11 @@ class FactoredRun {
 };
 
 template <class T>
-void factored_attention(const Problem<T>& problem, FactoredScratch<T>& scratch) {
-  KeptSummary* kept = problem.causal ? nullptr : problem.summary;
-  if (kept != nullptr)
-    kept->reserve(summary_origin(problem, scratch.features), summary_key_rows(problem), scratch.whole(0).numbers());
-  for (Index first = 0; first < problem.key_heads(); first += scratch.heads) {
-    const Index heads = smaller(scratch.heads, problem.key_heads() - first);
-    scratch.packers.bind(problem, first, heads);
-    const FactoredRun<T> run(problem, scratch, first, heads);
-    run.run();
-    if (kept != nullptr) run.keep(*kept);
-  }
-  if (kept != nullptr) kept->filled();
+void factored_attention(const Problem<T>& problem, FactoredScratch<T>& scratch, Index first_head, Index heads) {
+  scratch.packers.bind(problem, first_head, heads);
+  const FactoredRun<T> run(problem, scratch, first_head, heads);
+  run.run();
+  if (!problem.causal && problem.summary != nullptr) run.keep(*problem.summary);
 }
 
 }  // namespace CSQ_CODE::detail

@@ -82,7 +82,8 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
   result.key_chunks = block_count(problem.plan.longest.keys, result.plan.chunk);
   result.slices = problem.plan.slices;
   const Index groups_of_heads = block_count(problem.key_heads(), problem.threads);
-  result.heads = larger<Index>(1, block_count(problem.key_heads(), larger<Index>(1, groups_of_heads)));
+  result.heads =
+      problem.teams > 1 ? 1 : larger<Index>(1, block_count(problem.key_heads(), larger<Index>(1, groups_of_heads)));
   result.partial_rows = smaller(size, SummarySlice<T>::padded_rows(result.plan.chunk));
   const Index row_bytes = result.slices * group * (result.value_stride + 1) * static_cast<Index>(sizeof(T));
   // Without a mask there are no partial rows, and longer superblocks mean fewer waits of one slice for another.

@@ -32,68 +32,98 @@ double count_visible_pairs(const Problem<T>& problem) {
   return pairs * static_cast<double>(problem.query.heads());
 }
 
-// Value and statistics, by tiles: one sum for each block of queries, added up in order.
+// Where value and statistics are summed: direct attention's scratch, and one sum for each block of queries.
 template <class T>
-BoundValue bound_statistics(const Problem<T>& problem, double radius, double pairs) {
+struct BoundScratch {
+  HeadTeams<DirectScratch<T>> teams;
+  Index part_count = 0;
+  BoundValue* parts = nullptr;  // [all key heads][group][query blocks]
+
+  static BoundScratch lay_out(Arena& arena, const Problem<T>& problem) {
+    BoundScratch scratch;
+    const Index blocks = block_count(problem.queries(), simd::block_tokens<T>);
+    scratch.part_count =
+        checked_product(checked_product(problem.key_heads(), problem.group(), "workspace"), blocks, "workspace");
+    scratch.parts = arena.template take<BoundValue>(scratch.part_count);
+    scratch.teams = HeadTeams<DirectScratch<T>>::lay_out(arena, problem, problem);
+    return scratch;
+  }
+};
+
+// The sums of key heads [first_head, first_head + heads), by tiles.
+template <class T>
+void sum_bound(const Problem<T>& problem, DirectScratch<T>& scratch, double radius, Index first_head, Index heads,
+               BoundValue* parts) {
   constexpr Index size = simd::block_tokens<T>;
-  Workspace workspace;
-  Arena counter;
-  DirectScratch<T>::lay_out(counter, problem);
-  Arena arena(workspace.reserve(counter.bytes()));
-  DirectScratch<T> scratch = DirectScratch<T>::lay_out(arena, problem);
   const Index group = problem.group();
   const Index query_blocks = block_count(problem.queries(), size);
   const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
-  BoundValue result;
-  for (Index first_head = 0; first_head < problem.key_heads(); first_head += scratch.heads) {
-    const Index heads = smaller(scratch.heads, problem.key_heads() - first_head);
-    scratch.packers.bind(problem, first_head, heads);
-    parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
-      const RowPacker<T>& packer = scratch.packers.key[task / scratch.key_blocks];
-      const Index first = task % scratch.key_blocks * size;
-      const Index count = smaller(size, packer.length - first);
-      const DirectThreadScratch<T>& mine = scratch.threads[thread];
-      if (count > 0) packer.pack_only(first, count, mine.rows, mine.sums, scratch.keys + task * key_size);
-    });
-    std::vector<BoundValue> parts(static_cast<std::size_t>(heads * group * query_blocks));
-    parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {
-      const Index head = task / query_blocks, h = head / group;
-      const Index first = task % query_blocks * size;
-      const RowPacker<T>& packer = scratch.packers.query[head];
-      const DirectThreadScratch<T>& mine = scratch.threads[thread];
-      const Index queries = smaller(size, packer.length - first);
-      if (queries <= 0) return;
-      packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
-      BoundValue& part = parts[static_cast<std::size_t>(task)];
-      for (Index key = 0; key < scratch.key_blocks; ++key) {
-        const Index keys = smaller(size, scratch.packers.key[h].length - key * size);
-        if (!problem.visibility().any(first, queries, key * size, keys)) continue;
-        simd::ScoreStatistics<T> block;
-        block.query = mine.query;
-        block.key = scratch.keys + (h * scratch.key_blocks + key) * key_size;
-        block.queries = queries;
-        block.keys = keys;
-        block.dim = problem.key_dim();
-        block.diagonal = problem.visibility().diagonal(first, key * size, keys);
-        block.radius = radius;
-        block.scores = mine.weights;
-        block.excess = &part.value;
-        block.beyond = &part.overflow;
-        block.largest = &part.max_abs;
-        simd::backward_kernels<T>().score_statistics(block);
-      }
-    });
-    for (const BoundValue& part : parts) {
-      result.value += part.value;
-      result.overflow += part.overflow;
-      if (part.max_abs > result.max_abs || is_nan(part.max_abs)) result.max_abs = part.max_abs;  // NaN stays
+  scratch.packers.bind(problem, first_head, heads);
+  parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
+    const RowPacker<T>& packer = scratch.packers.key[task / scratch.key_blocks];
+    const Index first = task % scratch.key_blocks * size;
+    const Index count = smaller(size, packer.length - first);
+    const DirectThreadScratch<T>& mine = scratch.threads[thread];
+    if (count > 0) packer.pack_only(first, count, mine.rows, mine.sums, scratch.keys + task * key_size);
+  });
+  parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {
+    const Index head = task / query_blocks, h = head / group;
+    const Index first = task % query_blocks * size;
+    const RowPacker<T>& packer = scratch.packers.query[head];
+    const DirectThreadScratch<T>& mine = scratch.threads[thread];
+    const Index queries = smaller(size, packer.length - first);
+    BoundValue& part = parts[first_head * group * query_blocks + task];
+    part = {};
+    if (queries <= 0) return;
+    packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
+    for (Index key = 0; key < scratch.key_blocks; ++key) {
+      const Index keys = smaller(size, scratch.packers.key[h].length - key * size);
+      if (!problem.visibility().any(first, queries, key * size, keys)) continue;
+      simd::ScoreStatistics<T> block;
+      block.query = mine.query;
+      block.key = scratch.keys + (h * scratch.key_blocks + key) * key_size;
+      block.queries = queries;
+      block.keys = keys;
+      block.dim = problem.key_dim();
+      block.diagonal = problem.visibility().diagonal(first, key * size, keys);
+      block.radius = radius;
+      block.scores = mine.weights;
+      block.excess = &part.value;
+      block.beyond = &part.overflow;
+      block.largest = &part.max_abs;
+      simd::backward_kernels<T>().score_statistics(block);
     }
+  });
+}
+
+// Value and statistics: the sums of all blocks, added up in order.
+template <class T>
+BoundValue bound_statistics(const Problem<T>& problem, const BoundScratch<T>& scratch, double radius, double pairs) {
+  scratch.teams.serve(problem.key_heads(), [&](DirectScratch<T>& own, Index first, Index heads) {
+    sum_bound(problem, own, radius, first, heads, scratch.parts);
+  });
+  BoundValue result;
+  for (Index i = 0; i < scratch.part_count; ++i) {
+    const BoundValue& part = scratch.parts[i];
+    result.value += part.value;
+    result.overflow += part.overflow;
+    if (part.max_abs > result.max_abs || is_nan(part.max_abs)) result.max_abs = part.max_abs;  // NaN stays
   }
   if (pairs > 0) {
     result.value /= pairs;
     result.overflow /= pairs;
   }
   return result;
+}
+
+// The gradients before they are added, contiguous.
+template <class T>
+Gradients<T> take_gradients(Arena& arena, const Problem<T>& problem) {
+  Gradients<T> gradients;
+  gradients.query = take_heads<T>(arena, problem.query.shape);
+  gradients.key = take_heads<T>(arena, problem.key.shape);
+  gradients.value = take_heads<T>(arena, problem.value.shape);  // of the ones: nobody's
+  return gradients;
 }
 
 // L_b, exact. Its gradient is that of Σ w(s_ij) with w = max(0, |s| − R)²: attention backward with weight w, v = 1,
@@ -106,27 +136,31 @@ BoundValue bound_penalty(const Heads<const T>& q, const Heads<const T>& k, const
   problem.forward = score_problem<T>(q, k, &one, dq, dk, radius, weight, options);
   Problem<T>& p = problem.forward;
   const double pairs = count_visible_pairs(p);
-  make_direct_plan(p, options);
-  const BoundValue result = bound_statistics(p, radius, pairs);
-  if ((dq.data == nullptr && dk.data == nullptr) || pairs == 0) return result;
-
+  Options plan_options = options;  // whose method and chunk have no meaning here
+  plan_options.method = Method::direct;
+  make_plan(problem, plan_options);
+  const bool has_gradient = (dq.data != nullptr || dk.data != nullptr) && pairs > 0;
   const typename Heads<const T>::Shape rows{q.batch(), q.heads(), q.tokens(), 1};
   problem.output = {&zero, rows, {0, 0, 0, 0}};
   problem.normalizer = {&one, rows, {0, 0, 0, 0}};
   problem.output_gradient = {&one, rows, {0, 0, 0, 0}};
-  const auto numbers = [](const auto& shape) {
-    return static_cast<std::size_t>(shape[0] * shape[1] * shape[2] * shape[3]);
-  };
-  std::vector<T> query_gradient(numbers(q.shape)), key_gradient(numbers(k.shape)), unused(numbers(p.value.shape));
-  problem.gradients = {
-      {query_gradient.data(), q.shape}, {key_gradient.data(), k.shape}, {unused.data(), p.value.shape}};
+
+  // Statistics first, gradients then, in the same memory.
+  Arena statistics_counter, gradient_counter;
+  BoundScratch<T>::lay_out(statistics_counter, p);
+  if (has_gradient) take_gradients(gradient_counter, p);
+  const std::size_t gradient_bytes = has_gradient ? gradient_counter.bytes() + scratch_bytes(problem) : 0;
   Workspace local;
-  Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
-  Arena arena(workspace.reserve(scratch_bytes(problem)));
-  auto scratch = DirectBackwardScratch<T>::lay_out(arena, problem);
-  direct_attention_backward(problem, scratch);
-  add_scaled(query_gradient, weight / pairs, dq);
-  add_scaled(key_gradient, weight / pairs, dk);
+  std::byte* const memory = (options.workspace != nullptr ? *options.workspace : local)
+                                .reserve(larger(statistics_counter.bytes(), gradient_bytes));
+  Arena statistics_arena(memory), gradient_arena(memory);
+  const BoundValue result = bound_statistics(p, BoundScratch<T>::lay_out(statistics_arena, p), radius, pairs);
+  if (!has_gradient) return result;
+
+  problem.gradients = take_gradients(gradient_arena, p);
+  run_in(gradient_arena, problem);
+  add_scaled(problem.gradients.query, weight / pairs, dq);
+  add_scaled(problem.gradients.key, weight / pairs, dk);
   return result;
 }
 

@@ -1,8 +1,6 @@
 // What the penalties share: their checked arguments, centred rows of a head, and gradients that are added.
 #pragma once
 
-#include <vector>
-
 #include "csq/detail/engine.hpp"
 
 namespace CSQ_CODE::detail {
@@ -37,25 +35,33 @@ Problem<T> score_problem(const Heads<const T>& q, const Heads<const T>& k, const
 
 // target += factor·source, source contiguous.
 template <class T>
-void add_scaled(const std::vector<T>& source, double factor, const Heads<T>& target) {
+void add_scaled(const T* source, double factor, const Head<T>& target) {
+  for (Index t = 0; t < target.tokens; ++t)
+    for (Index a = 0; a < target.dim; ++a, ++source)
+      target(t, a) = static_cast<T>(static_cast<double>(target(t, a)) + factor * static_cast<double>(*source));
+}
+template <class T>
+void add_scaled(const Heads<T>& source, double factor, const Heads<T>& target) {
   if (target.data == nullptr) return;
-  std::size_t index = 0;
   for (Index b = 0; b < target.batch(); ++b)
-    for (Index h = 0; h < target.heads(); ++h) {
-      const Head<T> head = target.head(b, h);
-      for (Index t = 0; t < head.tokens; ++t)
-        for (Index a = 0; a < head.dim; ++a, ++index)
-          head(t, a) = static_cast<T>(static_cast<double>(head(t, a)) + factor * static_cast<double>(source[index]));
-    }
+    for (Index h = 0; h < target.heads(); ++h) add_scaled(source.head(b, h).data, factor, target.head(b, h));
 }
 
-// The rows of one head, centred and scaled: [tokens][padded dim], zero past the length.
+// A contiguous array from the arena.
 template <class T>
-void centered_rows(const RowPacker<T>& packer, T* rows, T* packed, double* sums) {
+Heads<T> take_heads(Arena& arena, const typename Heads<T>::Shape& shape) {
+  const Index head = checked_product(shape[2], shape[3], "workspace");
+  return {arena.template take<T>(checked_product(checked_product(shape[0], shape[1], "workspace"), head, "workspace")),
+          shape};
+}
+
+// The rows of one head, centred and scaled: [length][padded dim].
+template <class T>
+void centered_rows(const RowPacker<T>& packer, T* rows, double* sums) {
   constexpr Index size = simd::block_tokens<T>;
   const Index stride = simd::padded_columns<T>(packer.head.dim);
   for (Index first = 0; first < packer.length; first += size)
-    packer.pack(first, smaller(size, packer.length - first), rows + first * stride, sums, packed);
+    packer.pack(first, smaller(size, packer.length - first), rows + first * stride, sums, nullptr);
 }
 
 }  // namespace CSQ_CODE::detail

@@ -92,6 +92,40 @@ struct UncenterBlock {
   Index token_stride = 0, dim_stride = 1;
 };
 
+// Rows of a gradient in the caller's memory.
+template <class T>
+struct Target {
+  T* data = nullptr;
+  Index token_stride = 0, dim_stride = 1;
+  Index tokens = 0, dim = 0;
+};
+
+// The gradients of one query head and its key head of a few tokens, all at once, through the centring and out. Those of
+// the key head are summed over the query heads of its group and leave with the last.
+template <class T>
+struct ShortHeadBackward {
+  ShortRows<T> query, key;
+  Source<T> value;
+  Source<T> output, output_gradient;     // rows of the queries
+  const T* factor = nullptr;             // what G is multiplied by, [queries]
+  const T* log_normalizer = nullptr;     // [queries up to a whole cache line], in units of ln 2; exponential only
+  bool is_first = true, is_last = true;  // of the group
+  Index diagonal = 0;
+  KernelWeight weight;
+  double query_factor = 1, key_factor = 1;  // of the gradients on their way out
+  Target<T> query_target, key_target, value_target;
+  double* slope_sum = nullptr;
+  // Scratch.
+  double* sums = nullptr;                         // [padded dim]
+  T *queries = nullptr, *keys = nullptr;          // [tokens][padded dim]
+  T *values = nullptr, *gradient_rows = nullptr;  // [tokens][padded value dim]
+  T* output_row = nullptr;
+  T* dot = nullptr;                                      // [queries up to a whole cache line]
+  T *weights = nullptr, *slopes = nullptr;               // [keys][B]
+  T *query_gradient = nullptr, *key_gradient = nullptr;  // [tokens][padded dim]
+  T* value_gradient = nullptr;
+};
+
 // Over the visible scores of a block: the largest |s|, how many lie beyond the radius, and Σ max(0, |s| − radius)².
 template <class T>
 struct ScoreStatistics {
@@ -110,6 +144,7 @@ template <class T>
 struct BackwardKernelSet {
   void (*scale_gradient)(const ScaleGradient<T>& block);
   void (*direct)(const DirectBackwardBlock<T>& block);
+  void (*short_head)(const ShortHeadBackward<T>& head);
   void (*pull_back)(const PullBackBlock<T>& block);
   void (*add_transposed)(const AddTransposed<T>& block);
   void (*multiply_elu_slope)(Index count, const T* features, T* gradient);  // φ'(x) = min(φ(x), 1)

@@ -198,6 +198,39 @@ struct OneQueryBlock {
   T* maximum = nullptr;
 };
 
+// Rows of one short head, in the caller's memory, and how they are centred.
+template <class T>
+struct ShortRows {
+  enum class Centering { none, sequence, prefix, prefix_exclusive };
+
+  Source<T> source;  // the rows within the length, at most token_group
+  Centering centering = Centering::none;
+  double history_count = 0;
+  const double* history = nullptr;  // mean of the rows before, [dim], or null
+  double factor = 1;
+  bool elu = false;
+};
+
+// One query head and its key head, all at once: numerators, normalisers and, for the exponential, maxima of all its
+// rows that are there.
+template <class T>
+struct ShortHead {
+  ShortRows<T> query, key;
+  Source<T> value;
+  bool prepares_keys = true;  // false: keys and values hold what the query head before has left
+  Index diagonal = 0;         // query i sees keys [0, diagonal + i)
+  KernelWeight weight;
+  // Scratch, and what is left in it.
+  double* sums = nullptr;   // [padded dim]
+  T* queries = nullptr;     // [queries][padded dim]
+  T* keys = nullptr;        // [keys][padded dim]
+  T* values = nullptr;      // [keys][padded value dim]
+  T* weights = nullptr;     // [token_group]
+  T* numerator = nullptr;   // [queries][padded value dim]
+  T* normalizer = nullptr;  // [queries]
+  T* maximum = nullptr;     // [queries]
+};
+
 // output[t] = numerator[t] / normalizer[t]; 0 where the normaliser is 0, NaN where it is negative or NaN.
 template <class T>
 struct DivideRows {
@@ -218,6 +251,7 @@ struct KernelSet {
   void (*read)(const ReadBlock<T>& block);
   void (*direct)(const DirectBlock<T>& block);
   void (*one_query)(const OneQueryBlock<T>& block);
+  void (*short_head)(const ShortHead<T>& head);
   void (*divide)(const DivideRows<T>& rows);
   void (*add)(Index count, const T* from, T* to);  // to += from, whole cache lines
 };

@@ -153,6 +153,7 @@ void direct(const DirectBlock<T>& block) {
     for (Index query = 0; query < block.queries; ++query)
       if (block.scale[query] != 1)
         scale_row<T>(block.scale[query], block.value_stride, block.numerator + query * block.value_stride);
+  clear_lanes_past<T>(block.queries, block.keys, block.weights);
   visible_product<T, true>(pairs, block.value_stride / lanes<T>, block.weights, block.values, block.value_stride,
                            block.numerator, block.value_stride, upcoming);
 }

@@ -162,6 +162,9 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
     }
     done += width;
   }
+  clear_rows_past<T>(block.keys, block.queries, block.weights);
+  clear_rows_past<T>(block.keys, block.queries, block.slopes);
+  clear_lanes_past<T>(block.queries, block.keys, block.slopes);
   visible_product<T, false>(pairs, value_stride / lanes<T>, block.weights, block.gradient_rows, value_stride,
                             block.value_gradient, value_stride, upcoming);
   visible_product<T, false>(pairs, key_stride / lanes<T>, block.slopes, block.query_rows, key_stride,

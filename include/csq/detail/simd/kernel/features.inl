@@ -100,6 +100,7 @@ void absorb(const AbsorbBlock<T>& block) {
     T* summary = block.summary + (first - block.first) * block.value_stride;
     Upcoming upcoming;
     if (is_large) upcoming.add(summary + (last - first) * block.value_stride, absorb_panel * block.value_stride);
+    clear_rows_past<T>(last - first, block.tokens, block.panel);
     product<T, false>(last - first, vectors, block.tokens, block.panel, block.values, block.value_stride, summary,
                       block.value_stride, true, upcoming);
   }
@@ -169,6 +170,7 @@ void read(const ReadBlock<T>& block) {
     const T* summary = block.summary + (first - block.first) * block.value_stride;
     Upcoming upcoming;
     if (is_large) upcoming.add(summary + (last - first) * block.value_stride, read_panel * block.value_stride);
+    clear_lanes_past<T>(block.tokens, last - first, block.panel);
     product<T, true>(block.tokens, vectors, last - first, block.panel, summary, block.value_stride, block.numerator,
                      block.value_stride, true, upcoming);
   }

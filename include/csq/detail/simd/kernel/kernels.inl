@@ -14,16 +14,17 @@
 #include "csq/detail/simd/kernel/one_query.inl"
 #include "csq/detail/simd/kernel/direct_backward.inl"
 #include "csq/detail/simd/kernel/pull_back.inl"
+#include "csq/detail/simd/kernel/short.inl"
 // clang-format on
 
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
-    add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, one_query<T>, divide<T>, add<T>,
+    add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, one_query<T>, short_head<T>, divide<T>, add<T>,
 };
 
 template <class T>
 inline constexpr BackwardKernelSet<T> backward_kernel_set = {
-    scale_gradient<T>,     direct_backward<T>, pull_back<T>,        add_transposed<T>,
+    scale_gradient<T>,     direct_backward<T>, short_head_backward<T>, pull_back<T>,        add_transposed<T>,
     multiply_elu_slope<T>, uncenter<T>,        score_statistics<T>,
 };
 

@@ -130,6 +130,15 @@ CSQ_INLINE void add_values(const OneQueryBlock<T>& block, Index column) {
   }
 }
 
+// The scores in block.weights → weights, their sum, and weights·values.
+template <class T>
+CSQ_INLINE void weigh_values(const OneQueryBlock<T>& block) {
+  visit_weight<T>(block.weight.kind, WeightsOfOneQuery<T>{block});
+  Index column = 0;
+  for (; column + 4 * lanes<T> <= block.value_dim; column += 4 * lanes<T>) add_values<T, 4>(block, column);
+  for (; column < block.value_dim; column += lanes<T>) add_values<T, 1>(block, column);
+}
+
 template <class T>
 void one_query(const OneQueryBlock<T>& block) {
   for (Index key = 0; key < block.keys; key += lanes<T>) {
@@ -138,8 +147,5 @@ void one_query(const OneQueryBlock<T>& block) {
     scores_of_keys(block, key, left < lanes<T> ? left : lanes<T>, scores);
     store<T>(block.weights + key, scores);
   }
-  visit_weight<T>(block.weight.kind, WeightsOfOneQuery<T>{block});
-  Index column = 0;
-  for (; column + 4 * lanes<T> <= block.value_dim; column += 4 * lanes<T>) add_values<T, 4>(block, column);
-  for (; column < block.value_dim; column += lanes<T>) add_values<T, 1>(block, column);
+  weigh_values(block);
 }

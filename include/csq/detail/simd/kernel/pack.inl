@@ -34,9 +34,19 @@ CSQ_INLINE void ask_for(const T* memory, Index elements) {
                                                    static_cast<std::uintptr_t>(elements) * sizeof(T)));
 }
 
+// 16 bytes, the least that a row is padded to.
+template <class T>
+constexpr Index piece = static_cast<Index>(16 / sizeof(T));
+template <class T>
+CSQ_INLINE void copy_piece(const T* from, T* to) {
+  __builtin_memcpy(to, from, 16);
+}
+
 // rows[t] ← source row t, columns past the dimension zero. The row a group further on is asked for meanwhile.
 template <class T>
 void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
+  constexpr Index step = piece<T>;
+  constexpr T nothing[std::size_t{step}] = {};
   for (Index token = 0; token < source.tokens; ++token) {
     const T* from = source.data + token * source.token_stride;
     T* to = rows + token * row_stride;
@@ -49,8 +59,12 @@ void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
         store<T>(to + column, value);
       }
     }
+    // Rows shorter than a vector: element by element they would be most of what a short head costs.
+    if (source.dim_stride == 1)
+      for (; column + step <= source.dim; column += step) copy_piece(from + column, to + column);
     for (; column < source.dim; ++column) to[column] = from[column * source.dim_stride];
-    for (; column < row_stride; ++column) to[column] = 0;
+    for (; column < row_stride && column % step != 0; ++column) to[column] = 0;
+    for (; column < row_stride; column += step) copy_piece(nothing, to + column);
   }
 }
 
@@ -77,7 +91,7 @@ template <class T>
 void center_rows(const PackBlock<T>& block, Index row_stride) {
   constexpr Index step = lanes<double>;
   double reciprocal[token_group];
-  for (Index token = 0; token < block.source.tokens; ++token) {
+  for (Index token = 0; token < block.source.tokens && block.running_sum != nullptr; ++token) {
     const double count = block.running_count + static_cast<double>(token) + (block.exclusive ? 0 : 1);
     reciprocal[token] = count > 0 ? 1 / count : 0;
   }

@@ -102,3 +102,24 @@ __attribute__((noinline)) void product(Index rows, Index vectors, Index depth, c
     done += width;
   }
 }
+
+// Tiles read whole heights of A, past what was computed. What comes of that goes to padding rows of C; but what lies
+// there may be a signalling NaN, and a program may trap those: zero instead. Up to where the heights 6, 8 and 12, or 4
+// and 6, of `rows` may reach:
+constexpr Index tile_end(Index rows) {
+  constexpr Index tall = accumulator_vectors / 2, low = accumulator_vectors / 3;
+  const Index tall_end = (rows + tall - 1) / tall * tall, low_end = (rows + low - 1) / low * low;
+  return tall_end > low_end ? tall_end : low_end;
+}
+// A[depth][row], computed up to whole vectors of rows.
+template <class T>
+CSQ_INLINE void clear_lanes_past(Index rows, Index depth, T* a) {
+  for (Index lane = (rows + lanes<T> - 1) / lanes<T> * lanes<T>; lane < tile_end(rows); lane += lanes<T>)
+    for (Index k = 0; k < depth; ++k) store<T>(a + k * block_tokens<T> + lane, Vector<T>{});
+}
+// A[row][depth].
+template <class T>
+CSQ_INLINE void clear_rows_past(Index rows, Index depth, T* a) {
+  for (Index row = rows; row < tile_end(rows); ++row)
+    for (Index k = 0; k < depth; k += lanes<T>) store<T>(a + row * block_tokens<T> + k, Vector<T>{});
+}

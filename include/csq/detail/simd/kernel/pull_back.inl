@@ -84,6 +84,7 @@ void pull_back(const PullBackBlock<T>& block) {
         }
         if (end == block.value_dim + 1) to[block.value_dim - column] = block.normalizer[feature - block.first];
       }
+      clear_rows_past<T>(last - first, end - column, block.summary_panel);
       product<T, false>(last - first, vectors, end - column, block.summary_panel, block.target + column * stride,
                         stride, block.panel, stride, column > 0, upcoming);
     }
@@ -132,7 +133,7 @@ void uncenter_some(const UncenterBlock<T>& block) {
   constexpr Index step = lanes<double>;
   const Index row_stride = padded_columns<T>(block.dim);
   double reciprocal[token_group];
-  for (Index token = 0; token < block.tokens; ++token) {
+  for (Index token = 0; token < block.tokens && block.suffix_sum != nullptr; ++token) {
     const double count = block.count + static_cast<double>(token) + (block.exclusive ? 0 : 1);
     reciprocal[token] = count > 0 ? 1 / count : 0;
   }

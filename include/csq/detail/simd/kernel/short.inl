@@ -1,0 +1,222 @@
+// Heads of a few tokens, forward and backward: nothing is packed, rows are centred where the kernels can have whole
+// vectors of them, and each pair is a product of two rows. Weights are those of one_query.inl and direct_backward.inl.
+
+// Columns up to a whole vector.
+template <class T>
+CSQ_INLINE Index whole_vectors(Index columns) {
+  return (columns + lanes<T> - 1) / lanes<T> * lanes<T>;
+}
+
+template <class T>
+CSQ_INLINE T dot_of_rows(Index length, const T* a, const T* b) {
+  Vector<T> sum = {};
+  for (Index column = 0; column < length; column += lanes<T>) {
+    Vector<T> x, y;
+    load<T>(a + column, x);
+    load<T>(b + column, y);
+    sum += x * y;
+  }
+  return sum_of_lanes<T>(sum);
+}
+
+template <class T>
+CSQ_INLINE void add_multiple_of_row(Index length, T factor, const T* from, T* to) {
+  for (Index column = 0; column < length; column += lanes<T>) {
+    Vector<T> x, y;
+    load<T>(from + column, x);
+    load<T>(to + column, y);
+    y += x * factor;
+    store<T>(to + column, y);
+  }
+}
+
+template <class T>
+CSQ_INLINE void clear_rows(Index count, T* rows) {
+  for (Index cell = 0; cell < count; cell += lanes<T>) store<T>(rows + cell, Vector<T>{});
+}
+
+template <class T>
+void center_short(const ShortRows<T>& input, double* sums, T* rows) {
+  PackBlock<T> block;
+  block.source = input.source;
+  block.factor = input.factor;
+  block.elu = input.elu;
+  block.rows = rows;
+  if (input.centering != ShortRows<T>::Centering::none) {
+    const Index padded = padded_columns<double>(input.source.dim);
+    for (Index a = 0; a < padded; ++a)
+      sums[a] = input.history != nullptr && a < input.source.dim ? input.history_count * input.history[a] : 0;
+    if (input.centering == ShortRows<T>::Centering::sequence) {
+      add_rows(input.source, sums);
+      const double count = static_cast<double>(input.source.tokens);
+      for (Index a = 0; a < padded && input.source.tokens > 0; ++a) sums[a] /= count;
+      block.mean = sums;
+    } else {
+      block.running_sum = sums;
+      block.running_count = input.history_count;
+      block.exclusive = input.centering == ShortRows<T>::Centering::prefix_exclusive;
+    }
+  }
+  pack_some<T>(block, nullptr);
+}
+
+template <class T>
+void short_head(const ShortHead<T>& head) {
+  const Index key_stride = padded_columns<T>(head.query.source.dim), dim = whole_vectors<T>(head.query.source.dim);
+  const Index value_stride = padded_columns<T>(head.value.dim);
+  if (head.prepares_keys) {
+    center_short<T>(head.key, head.sums, head.keys);
+    copy_rows(head.value, value_stride, head.values);
+  }
+  center_short<T>(head.query, head.sums, head.queries);
+  const Index real = head.query.source.tokens;
+  clear_rows<T>(real * value_stride, head.numerator);
+  const VisiblePairs pairs{real, head.key.source.tokens, head.diagonal};
+  OneQueryBlock<T> block;
+  block.values = head.values;
+  block.value_stride = value_stride;
+  block.value_dim = whole_vectors<T>(head.value.dim);
+  block.weight = head.weight;
+  block.weights = head.weights;
+  for (Index query = 0; query < real; ++query) {
+    head.normalizer[query] = 0;
+    head.maximum[query] = lowest_score<T>;
+    block.keys = pairs.keys_of(query);
+    if (block.keys == 0) continue;
+    const T* row = head.queries + query * key_stride;
+    // Past the keys: whole vectors of weights are evaluated.
+    clear_rows<T>(block.keys, head.weights);
+    T highest = lowest_score<T>;
+    for (Index key = 0; key < block.keys; ++key) {
+      const T score = dot_of_rows<T>(dim, row, head.keys + key * key_stride);
+      highest = score > highest ? score : highest;
+      head.weights[key] = score;
+    }
+    // All keys are here: the maximum need not rise from nothing.
+    if (head.weight.kind == WeightKind::exponential) head.maximum[query] = highest;
+    block.numerator = head.numerator + query * value_stride;
+    block.normalizer = head.normalizer + query;
+    block.maximum = head.maximum + query;
+    weigh_values(block);
+  }
+}
+
+// Rows from `first` on have no gradient.
+template <class T>
+void clear_tokens(Index first, const Target<T>& output) {
+  for (Index token = first; token < output.tokens; ++token)
+    for (Index a = 0; a < output.dim; ++a) output.data[token * output.token_stride + a * output.dim_stride] = 0;
+}
+
+// ∂x from the gradient of its centred rows: φ's slope, the adjoint of the centring, and out.
+template <class T>
+void uncenter_short(const ShortRows<T>& input, const T* rows, double factor, double* sums, T* gradient,
+                    const Target<T>& output) {
+  const Index stride = padded_columns<T>(input.source.dim), tokens = input.source.tokens;
+  const Index padded = padded_columns<double>(input.source.dim);
+  if (input.elu) multiply_elu_slope<T>(tokens * stride, rows, gradient);
+  UncenterBlock<T> block;
+  block.rows = gradient;
+  block.tokens = tokens;
+  block.dim = input.source.dim;
+  block.factor = factor;
+  block.output = output.data;
+  block.token_stride = output.token_stride;
+  block.dim_stride = output.dim_stride;
+  if (input.centering != ShortRows<T>::Centering::none) {
+    for (Index a = 0; a < padded; ++a) sums[a] = 0;
+    if (input.centering == ShortRows<T>::Centering::sequence) {
+      add_rows<T>({gradient, stride, 1, tokens, input.source.dim}, sums);
+      for (Index a = 0; a < padded && tokens > 0; ++a) sums[a] /= static_cast<double>(tokens);
+      block.mean = sums;
+    } else {
+      block.suffix_sum = sums;
+      block.count = input.history_count;
+      block.exclusive = input.centering == ShortRows<T>::Centering::prefix_exclusive;
+    }
+  }
+  uncenter_some<T>(block);
+  clear_tokens<T>(tokens, output);
+}
+
+// G and o of the queries → r and r·o; rows without a normaliser have none.
+template <class T>
+void scale_short_gradient(const ShortHeadBackward<T>& head, Index value_stride, Index value_dim) {
+  copy_rows(head.output_gradient, value_stride, head.gradient_rows);
+  for (Index query = 0; query < head.output_gradient.tokens; ++query) {
+    T* row = head.gradient_rows + query * value_stride;
+    head.dot[query] = 0;
+    if (head.factor[query] == 0) {
+      clear_rows<T>(value_dim, row);
+      continue;
+    }
+    if (head.factor[query] != 1) scale_row<T>(head.factor[query], value_dim, row);
+    Source<T> output = head.output;
+    output.data += query * output.token_stride;
+    output.tokens = 1;
+    copy_rows(output, value_stride, head.output_row);
+    // As r·v is summed, so that it cancels where v is o.
+    head.dot[query] = dot_of_rows<T>(value_dim, row, head.output_row);
+  }
+}
+
+template <class T>
+void short_head_backward(const ShortHeadBackward<T>& head) {
+  constexpr Index stride = block_tokens<T>;
+  const Index key_stride = padded_columns<T>(head.query.source.dim), dim = whole_vectors<T>(head.query.source.dim);
+  const Index value_stride = padded_columns<T>(head.value.dim), value_dim = whole_vectors<T>(head.value.dim);
+  const Index queries = head.query.source.tokens, keys = head.key.source.tokens;
+  if (head.is_first) {
+    center_short<T>(head.key, head.sums, head.keys);
+    copy_rows(head.value, value_stride, head.values);
+    clear_rows<T>(keys * key_stride, head.key_gradient);
+    clear_rows<T>(keys * value_stride, head.value_gradient);
+  }
+  center_short<T>(head.query, head.sums, head.queries);
+  scale_short_gradient(head, value_stride, value_dim);
+  clear_rows<T>(queries * key_stride, head.query_gradient);
+
+  const VisiblePairs pairs{queries, keys, head.diagonal};
+  DirectBackwardBlock<T> block;
+  block.dot = head.dot;
+  block.log_normalizer = head.log_normalizer;
+  block.queries = queries;
+  block.diagonal = head.diagonal;
+  block.weight = head.weight;
+  block.weights = head.weights;
+  block.slopes = head.slopes;
+  block.slope_sum = head.slope_sum;
+  for (Index key = 0; key < keys; ++key) {
+    clear_rows<T>(queries, head.weights + key * stride);
+    clear_rows<T>(queries, head.slopes + key * stride);
+    for (Index query = pairs.first_query_of(key); query < queries; ++query) {
+      head.weights[key * stride + query] =
+          dot_of_rows<T>(dim, head.queries + query * key_stride, head.keys + key * key_stride);
+      head.slopes[key * stride + query] =
+          dot_of_rows<T>(value_dim, head.gradient_rows + query * value_stride, head.values + key * value_stride);
+    }
+  }
+  for (Index lane = 0; lane < queries; lane += lanes<T>) {
+    const Index seen = pairs.keys_of_lanes(lane, lanes<T>);
+    if (pairs.all())
+      backward_weights_of_lanes<T, false>(block, lane, seen);
+    else
+      backward_weights_of_lanes<T, true>(block, lane, seen);
+  }
+  for (Index key = 0; key < keys; ++key)
+    for (Index query = pairs.first_query_of(key); query < queries; ++query) {
+      const T weight = head.weights[key * stride + query], slope = head.slopes[key * stride + query];
+      add_multiple_of_row<T>(value_dim, weight, head.gradient_rows + query * value_stride,
+                             head.value_gradient + key * value_stride);
+      add_multiple_of_row<T>(dim, slope, head.queries + query * key_stride, head.key_gradient + key * key_stride);
+      add_multiple_of_row<T>(dim, slope, head.keys + key * key_stride, head.query_gradient + query * key_stride);
+    }
+  uncenter_short<T>(head.query, head.queries, head.query_factor, head.sums, head.query_gradient, head.query_target);
+  if (!head.is_last) return;
+  uncenter_short<T>(head.key, head.keys, head.key_factor, head.sums, head.key_gradient, head.key_target);
+  const Target<T>& target = head.value_target;
+  for (Index token = 0; token < keys; ++token)
+    for (Index a = 0; a < head.value.dim; ++a)
+      target.data[token * target.token_stride + a * target.dim_stride] = head.value_gradient[token * value_stride + a];
+  clear_tokens<T>(keys, target);
+}
