@@ -51,6 +51,7 @@ class Run {
     progress_.show("FMA peak", "measuring");
     machine.peak_one_thread = bench::measure_fma_peak(csq::simd_name(), 1);
     machine.peak_all_threads = bench::measure_fma_peak(csq::simd_name(), machine.threads);
+    if (bench::threads_do_not_help(machine)) progress_.note("the machine is busy: " + bench::speedup_text(machine));
     bench::PeakWatch watch(csq::simd_name(), machine.threads, machine.peak_all_threads);
     check_agreement();
     measure_rows(watch);

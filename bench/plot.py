@@ -126,7 +126,7 @@ def draw(rows, path):
                               label="the machine was too busy to judge"))
     handles.append(Line2D([], [], color="#666666", linestyle="--", linewidth=1,
                           label="CSQ factored is faster from here"))
-    columns = min(5, 1 + len(dims))
+    columns = len(handles) if len(dims) > 3 else 1 + len(dims)
     figure.legend(handles=handles, loc="lower center", ncol=columns, fontsize=9, frameon=False)
     call = "forward and backward call" if backward else "attention call"
     title = f"Time of one {call}, and the length from which O(n·d³) is faster than O(n²·d)"

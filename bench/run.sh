@@ -34,7 +34,7 @@ sh bench/run.sh [--install] [options]: from which sequence length is O(n*d^3) at
   --csv FILE         every measured size, the plot beside it; build/crossover/crossover.csv unless given
   --json FILE        the same with the machine and the crossovers
   --repeats R        per size; unless given, as the time allows
-  --budget S         seconds to search for; 200 unless given, 400 with --backward
+  --budget S         seconds to search for; 180 unless given, 400 with --backward
 
 CSQ_BUILD_DIR=FOLDER builds there instead of in build.
 END

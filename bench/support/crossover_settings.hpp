@@ -87,7 +87,7 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
   app.add_option("--csv", settings.csv, "every measured size; crossover.csv")->type_name("FILE");
   app.add_option("--json", settings.json, "the same with the machine and the crossovers")->type_name("FILE");
   app.add_option("--repeats", settings.repeats, "per size; unless given, as the time allows")->type_name("R");
-  app.add_option("--budget", settings.budget, "seconds to search for; 200 unless given, 400 with --backward")
+  app.add_option("--budget", settings.budget, "seconds to search for; 180 unless given, 400 with --backward")
       ->type_name("S");
   app.add_flag("--quick", settings.quick, "a rough answer in seconds: 3 repeats, head sizes 16, 32, 64");
   app.footer(
@@ -97,7 +97,7 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
   check(settings);
   settings.threads = threads_for("--threads", settings.threads);
   if (settings.sizes.empty() && !settings.quick && settings.max_tokens >= 8192) settings.sizes = {8192};
-  if (!settings.budget) settings.budget = settings.quick ? 30 : settings.backward ? 400 : 200;
+  if (!settings.budget) settings.budget = settings.quick ? 30 : settings.backward ? 400 : 180;
   return settings;
 }
 

@@ -24,6 +24,12 @@ class Progress {
     std::fflush(stderr);
   }
 
+  // A line that stays.
+  void note(const std::string& text) const {
+    std::fprintf(stderr, "%s%s\n", terminal_ ? "\r\033[K" : "", text.c_str());
+    std::fflush(stderr);
+  }
+
   void finish() {
     if (terminal_) std::fprintf(stderr, "\r\033[K");
   }

@@ -50,7 +50,8 @@ inline std::vector<Index> sizes_to_begin_with(const Task& task, Index max_tokens
   return sorted(sizes);
 }
 
-// Within `seconds`; at least one repeat of every size that the search needs, up to `patience` seconds.
+// Within `seconds`; up to `patience` seconds, at least one repeat of every size that the search needs, and two more
+// tries at what came out disturbed.
 class RowMeasurement {
  public:
   RowMeasurement(const Task& task, const CrossoverSettings& settings, PeakWatch& watch, Progress& progress)
@@ -61,7 +62,7 @@ class RowMeasurement {
         contest_(task.row, task.inputs, settings.threads) {}
 
   RowResult run(double seconds, double patience, const std::string& heading) {
-    constexpr int most_measurements = 12, most_again = 6;
+    constexpr int most_measurements = 12, most_again = 6, least_again = 2;
     RowResult result{.row = task_.row, .points = {}, .search = task_.search};
     const double start = progress_.seconds();
     const auto passed = [&] { return progress_.seconds() - start; };
@@ -84,7 +85,8 @@ class RowMeasurement {
         ++searched;
       } else {
         next = disturbed_size(result.points, task_.sizes, task_.search, watch_.best());
-        if (next == 0 || ++again > most_again || passed() > seconds) break;
+        ++again;
+        if (next == 0 || again > most_again || passed() > (again > least_again ? seconds : patience)) break;
       }
       measure(next);
     }
