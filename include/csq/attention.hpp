@@ -18,18 +18,18 @@ namespace CSQ_CODE {
 
 // Many heads, your own memory, any strides.
 template <class Mechanism, class Query, class Key, class Value, class Output>
-requires detail::SameScalar<Query, Key, Value, Output>
 void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                const Options& options = {}) {
-  detail::attention_checked<Mechanism, Output>(mechanism, q, k, v, out, nullptr, options);
+  if constexpr (detail::can_go_together(detail::Read<Query, Key, Value>{}, detail::Written<Output>{}))
+    detail::attention_checked<Mechanism, Output>(mechanism, q, k, v, out, nullptr, options);
 }
 
 // The same, and the row statistic that backward needs: [batch, heads, n, 1].
-template <class Mechanism, class Query, class Key, class Value, class Output>
-requires detail::SameScalar<Query, Key, Value, Output>
+template <class Mechanism, class Query, class Key, class Value, class Output, class Statistic>
 void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
-               Heads<Output> normalizer, const Options& options = {}) {
-  detail::attention_checked<Mechanism, Output>(mechanism, q, k, v, out, &normalizer, options);
+               Heads<Statistic> normalizer, const Options& options = {}) {
+  if constexpr (detail::can_go_together(detail::Read<Query, Key, Value>{}, detail::Written<Output, Statistic>{}))
+    detail::attention_checked<Mechanism, Output>(mechanism, q, k, v, out, &normalizer, options);
 }
 
 // Whether a mechanism has a factored method: its weight is a polynomial of degree 2 or less in the score.

@@ -17,22 +17,23 @@ namespace CSQ_CODE {
 
 // Many heads, any strides. `normalizer` is [batch, heads, n, 1], as forward left it.
 template <class Mechanism, class Query, class Key, class Value, class Output, class Statistic, class OutputGradient>
-requires detail::SameScalar<Query, Key, Value, std::remove_const_t<Output>> &&
-    detail::SameScalar<Output, Statistic, OutputGradient, std::remove_const_t<Output>>
 void attention_backward(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                         Heads<Statistic> normalizer, Heads<OutputGradient> dout,
                         const Gradients<std::remove_const_t<Output>>& gradients, const Options& options = {}) {
-  detail::BackwardProblem<std::remove_const_t<Output>> problem;
   using T = std::remove_const_t<Output>;
-  problem.forward.query = detail::normalized<const T>(q);
-  problem.forward.key = detail::normalized<const T>(k);
-  problem.forward.value = detail::normalized<const T>(v);
-  problem.output = detail::normalized<const T>(out);
-  problem.normalizer = detail::normalized<const T>(normalizer);
-  problem.output_gradient = detail::normalized<const T>(dout);
-  problem.gradients = {detail::normalized(gradients.query), detail::normalized(gradients.key),
-                       detail::normalized(gradients.value), gradients.shift};
-  detail::attention_backward_checked(mechanism, problem, options);
+  if constexpr (detail::can_go_together(detail::Read<Query, Key, Value, Output, Statistic, OutputGradient>{},
+                                        detail::Written<>{})) {
+    detail::BackwardProblem<T> problem;
+    problem.forward.query = detail::normalized<const T>(q);
+    problem.forward.key = detail::normalized<const T>(k);
+    problem.forward.value = detail::normalized<const T>(v);
+    problem.output = detail::normalized<const T>(out);
+    problem.normalizer = detail::normalized<const T>(normalizer);
+    problem.output_gradient = detail::normalized<const T>(dout);
+    problem.gradients = {detail::normalized<T>(gradients.query), detail::normalized<T>(gradients.key),
+                         detail::normalized<T>(gradients.value), gradients.shift};
+    detail::attention_backward_checked(mechanism, problem, options);
+  }
 }
 
 // The method that a backward call with these sizes and options runs.

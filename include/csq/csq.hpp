@@ -1,6 +1,8 @@
 // Everything csq offers.
 #pragma once
 
+#include "csq/detail/base/requirements.hpp"
+// Before everything else.
 #include "csq/attention.hpp"
 #include "csq/attention_backward.hpp"
 #include "csq/cost_model.hpp"

@@ -1,11 +1,16 @@
 // Eigen's matrices as heads, and attention on them.
 #pragma once
 
+#include "csq/detail/base/requirements.hpp"
+// Before what only a C++20 compiler has.
 #include <Eigen/Core>
 #include <concepts>
+#include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include "csq/attention.hpp"
+#include "csq/attention_backward.hpp"
 
 namespace CSQ_CODE {
 
@@ -15,87 +20,162 @@ template <class T>
 using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic,
                              static_cast<int>(Eigen::RowMajor) | static_cast<int>(Eigen::DontAlign)>;
 
-// A dense Eigen object of any kind, and one whose elements lie in memory: a matrix, map or block, not an expression.
-template <class Dense>
-concept EigenDense = std::derived_from<std::remove_cvref_t<Dense>, Eigen::DenseBase<std::remove_cvref_t<Dense>>>;
-template <class Dense>
-concept EigenInMemory = EigenDense<Dense> && requires(Dense& matrix) {
-  matrix.data();
-  matrix.innerStride();
-  matrix.outerStride();
+namespace detail {
+
+// The class of Eigen's own that an object is, or is derived from: VectorBlock is a Block, and so on.
+template <class Base>
+std::type_identity<Base> eigen_base(const Eigen::EigenBase<Base>&);
+template <class Object>
+using EigenBaseOf = typename decltype(eigen_base(std::declval<const std::remove_cvref_t<Object>&>()))::type;
+
+template <class Object>
+concept EigenObject = requires(const std::remove_cvref_t<Object>& object) {
+  eigen_base(object);
+};
+// An object with rows and columns of its own, not a view of another's.
+template <class Object>
+concept EigenMatrix = std::derived_from<EigenBaseOf<Object>, Eigen::PlainObjectBase<EigenBaseOf<Object>>>;
+// A matrix, map or block, not an expression.
+template <class Object>
+concept EigenInMemory = requires(Object& object) {
+  object.data();
+  object.innerStride();
+  object.outerStride();
 };
 
-// One head seen in any Eigen matrix, map or block, of either storage order: [1, 1, rows, columns].
-template <class Dense>
-requires EigenDense<Dense>
-auto heads_of(Dense&& matrix) {
-  static_assert(EigenInMemory<std::remove_reference_t<Dense>>,
-                "csq::heads_of: an expression has no memory to view; evaluate it into a matrix first");
-  static_assert(std::is_lvalue_reference_v<Dense> ||
-                    !std::derived_from<std::remove_cvref_t<Dense>, Eigen::PlainObjectBase<std::remove_cvref_t<Dense>>>,
-                "csq::heads_of: a temporary matrix would be gone before its view is used");
-  using T = std::remove_pointer_t<decltype(matrix.data())>;
-  const Index inner = matrix.innerStride();
-  const Index outer = matrix.outerStride();
-  const Index row = std::remove_cvref_t<Dense>::IsRowMajor ? outer : inner;
-  const Index column = std::remove_cvref_t<Dense>::IsRowMajor ? inner : outer;
-  return Heads<T>(matrix.data(), {1, 1, matrix.rows(), matrix.cols()},
-                  {row * matrix.rows(), row * matrix.rows(), row, column});
+template <class Object>
+inline constexpr bool is_gone_at_the_semicolon = !std::is_lvalue_reference_v<Object> && EigenMatrix<Object>;
+// Eigen::Ref<const …> may hold a copy.
+template <class Class, int options, class Stride>
+inline constexpr bool is_gone_at_the_semicolon<Eigen::Ref<const Class, options, Stride>> = true;
+
+// Objects as they are passed: Object& or Object.
+template <class... Objects>
+constexpr bool have_memory() {
+  constexpr bool dense = (std::derived_from<EigenBaseOf<Objects>, Eigen::DenseBase<EigenBaseOf<Objects>>> && ...);
+  static_assert(dense, "csq: matrices are dense: convert others first");
+  constexpr bool in_memory = (EigenInMemory<std::remove_reference_t<Objects>> && ...);
+  static_assert(!dense || in_memory, "csq: an expression has no memory: evaluate it into a matrix first");
+  return dense && in_memory;
 }
 
-// One sentence about matrices that cannot go together.
-template <class Query, class Key, class Value>
-constexpr void require_one_scalar() {
-  using T = typename Query::Scalar;
-  static_assert(std::same_as<T, float> || std::same_as<T, double>, "csq: matrices are of float or double");
-  static_assert(std::same_as<T, typename Key::Scalar> && std::same_as<T, typename Value::Scalar>,
-                "csq: q, k and v must have the same scalar type");
+// What the pointer of an object in memory points to: const where it cannot be written to.
+template <class Object>
+using ElementOf = std::remove_pointer_t<decltype(std::declval<std::remove_reference_t<Object>&>().data())>;
+
+// Read<…>: objects that are passed as const references.
+template <class... Inputs, class... Outputs>
+constexpr bool objects_can_go_together(Read<const Inputs&...>, Written<Outputs...>) {
+  if constexpr (have_memory<const Inputs&..., Outputs...>()) {
+    constexpr bool stay = !(is_gone_at_the_semicolon<Outputs> || ...);
+    static_assert(stay, "csq: an output is a temporary, and what is written to it would be lost");
+    if constexpr (stay) return can_go_together(Read<ElementOf<const Inputs>...>{}, Written<ElementOf<Outputs>...>{});
+  }
+  return false;
 }
 
-// `matrix` itself when it has the size already, else a new one that takes its place once the call has succeeded.
-template <class T, class Call>
-void with_size(Matrix<T>& matrix, Index rows, Index columns, const Call& call) {
-  if (matrix.rows() == rows && matrix.cols() == columns) return call(matrix);
-  Matrix<T> sized(rows, columns);
-  call(sized);
-  matrix.swap(sized);
+}  // namespace detail
+
+// One head seen in any dense Eigen object that has memory (matrix, map, block, transpose, array), of either storage
+// order: [1, 1, rows, columns].
+template <detail::EigenObject Object>
+auto heads_of(Object&& object) {
+  if constexpr (detail::have_memory<Object>()) {
+    static_assert(!detail::is_gone_at_the_semicolon<Object>,
+                  "csq: a temporary matrix would be gone before its view is used");
+    const Index inner = object.innerStride(), outer = object.outerStride();
+    constexpr bool is_row_major = std::remove_cvref_t<Object>::IsRowMajor;
+    const Index row = is_row_major ? outer : inner, column = is_row_major ? inner : outer;
+    return Heads<detail::ElementOf<Object>>(object.data(), {1, 1, object.rows(), object.cols()},
+                                            {row * object.rows(), row * object.rows(), row, column});
+  } else {
+    return Heads<const typename detail::EigenBaseOf<Object>::Scalar>();
+  }
 }
 
-// One head: q n×d, k m×d, v m×dᵥ are any Eigen matrices, maps or blocks. `out` becomes n×dᵥ, `normalizer` n×1; neither
-// may be one of the inputs. (To write into another kind of matrix, pass heads_of(it) with heads_of the inputs.)
-template <class Mechanism, EigenDense Query, EigenDense Key, EigenDense Value, class T = typename Query::Scalar>
-void attention(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, Matrix<T>& out,
+namespace detail {
+
+// Calls with the heads of `output`. A matrix of another size is replaced once the call has succeeded; what cannot take
+// another size, a map or a block, is an error of the call.
+template <class Output, class Call>
+void with_size(Output& output, Index rows, Index columns, const Call& call) {
+  if constexpr (EigenMatrix<Output>) {
+    using Class = EigenBaseOf<Output>;
+    constexpr Index fixed_rows = Class::RowsAtCompileTime, fixed_columns = Class::ColsAtCompileTime;
+    constexpr Index most_rows = Class::MaxRowsAtCompileTime, most_columns = Class::MaxColsAtCompileTime;
+    const auto fits = [](Index size, Index fixed, Index most) {
+      return (fixed == Eigen::Dynamic || fixed == size) && (most == Eigen::Dynamic || size <= most);
+    };
+    if ((output.rows() != rows || output.cols() != columns) && fits(rows, fixed_rows, most_rows) &&
+        fits(columns, fixed_columns, most_columns)) {
+      Class sized(rows, columns);
+      call(heads_of(sized));
+      static_cast<Class&>(output) = std::move(sized);
+      return;
+    }
+  }
+  call(heads_of(output));
+}
+
+template <class Output, class... Inputs>
+void require_no_input(std::string_view name, const Output& output, const Inputs&... inputs) {
+  require(output.data() == nullptr || ((output.data() != inputs.data()) && ...), name,
+          ": an output may not be one of the inputs");
+}
+
+}  // namespace detail
+
+// One head: q n×d, k m×d, v m×dᵥ are dense Eigen objects with memory (not expressions) of one scalar type, each of any
+// storage order. `out` becomes n×dᵥ, `normalizer` n×1: matrices take that size, maps and blocks need to have it;
+// neither may be one of the inputs.
+template <class Mechanism, detail::EigenObject Query, detail::EigenObject Key, detail::EigenObject Value,
+          detail::EigenObject Output>
+void attention(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, Output&& out,
                const Options& options = {}) {
-  require_one_scalar<Query, Key, Value>();
-  const Heads<const T> query = heads_of(q), key = heads_of(k), value = heads_of(v);
-  detail::require(
-      out.data() == nullptr || (out.data() != query.data && out.data() != key.data && out.data() != value.data),
-      "out: an output may not be one of the inputs");
-  with_size(out, q.rows(), v.cols(),
-            [&](Matrix<T>& result) { attention(mechanism, query, key, value, heads_of(result), options); });
-}
-template <class Mechanism, EigenDense Query, EigenDense Key, EigenDense Value, class T = typename Query::Scalar>
-void attention(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, Matrix<T>& out,
-               Matrix<T>& normalizer, const Options& options = {}) {
-  require_one_scalar<Query, Key, Value>();
-  const Heads<const T> query = heads_of(q), key = heads_of(k), value = heads_of(v);
-  for (const Matrix<T>* output : {&out, &normalizer})
-    detail::require(output->data() == nullptr ||
-                        (output->data() != query.data && output->data() != key.data && output->data() != value.data),
-                    output == &out ? "out" : "normalizer", ": an output may not be one of the inputs");
-  detail::require(&normalizer != &out, "normalizer: an output may not be another argument");
-  with_size(out, q.rows(), v.cols(), [&](Matrix<T>& result) {
-    with_size(normalizer, q.rows(), Index{1}, [&](Matrix<T>& statistic) {
-      attention(mechanism, query, key, value, heads_of(result), heads_of(statistic), options);
+  if constexpr (detail::objects_can_go_together(detail::Read<const Query&, const Key&, const Value&>{},
+                                                detail::Written<Output>{})) {
+    detail::require_no_input("out", out, q, k, v);
+    detail::with_size(out, q.rows(), v.cols(), [&](auto result) {
+      attention(mechanism, heads_of(q), heads_of(k), heads_of(v), result, options);
     });
-  });
+  }
 }
-template <class Mechanism, EigenDense Query, EigenDense Key, EigenDense Value, class T = typename Query::Scalar>
-Matrix<T> attention(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v,
-                    const Options& options = {}) {
-  Matrix<T> out;
+template <class Mechanism, detail::EigenObject Query, detail::EigenObject Key, detail::EigenObject Value,
+          detail::EigenObject Output, detail::EigenObject Statistic>
+void attention(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, Output&& out,
+               Statistic&& normalizer, const Options& options = {}) {
+  if constexpr (detail::objects_can_go_together(detail::Read<const Query&, const Key&, const Value&>{},
+                                                detail::Written<Output, Statistic>{})) {
+    detail::require_no_input("out", out, q, k, v);
+    detail::require_no_input("normalizer", normalizer, q, k, v);
+    detail::require(static_cast<const void*>(&out) != static_cast<const void*>(&normalizer),
+                    "normalizer: an output may not be another argument");
+    detail::with_size(out, q.rows(), v.cols(), [&](auto result) {
+      detail::with_size(normalizer, q.rows(), Index{1}, [&](auto statistic) {
+        attention(mechanism, heads_of(q), heads_of(k), heads_of(v), result, statistic, options);
+      });
+    });
+  }
+}
+template <class Mechanism, detail::EigenObject Query, detail::EigenObject Key, detail::EigenObject Value>
+auto attention(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, const Options& options = {}) {
+  Matrix<typename detail::EigenBaseOf<Query>::Scalar> out;
   attention(mechanism, q, k, v, out, options);
   return out;
+}
+
+// Backward for one head; the gradients are given as heads: {heads_of(dq), heads_of(dk), heads_of(dv), &dshift}.
+template <class Mechanism, detail::EigenObject Query, detail::EigenObject Key, detail::EigenObject Value,
+          detail::EigenObject Output, detail::EigenObject Statistic, detail::EigenObject OutputGradient>
+void attention_backward(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, const Output& out,
+                        const Statistic& normalizer, const OutputGradient& dout,
+                        const Gradients<typename detail::EigenBaseOf<Query>::Scalar>& gradients,
+                        const Options& options = {}) {
+  if constexpr (detail::objects_can_go_together(detail::Read<const Query&, const Key&, const Value&, const Output&,
+                                                             const Statistic&, const OutputGradient&>{},
+                                                detail::Written<>{}))
+    attention_backward(mechanism, heads_of(q), heads_of(k), heads_of(v), heads_of(out), heads_of(normalizer),
+                       heads_of(dout), gradients, options);
 }
 
 }  // namespace CSQ_CODE

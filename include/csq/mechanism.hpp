@@ -10,6 +10,8 @@
 // is merely named shift says nothing.
 #pragma once
 
+#include "csq/detail/base/requirements.hpp"
+// Before what only a C++20 compiler has.
 #include <cmath>
 #include <concepts>
 #include <span>

@@ -1,8 +1,11 @@
 // What a call may choose: mask, lengths, centring, method, threads, workspace.
 #pragma once
 
+#include "csq/detail/base/requirements.hpp"
+// Before what only a C++20 compiler has.
 #include <optional>
 #include <span>
+#include <type_traits>
 
 #include "csq/heads.hpp"
 
@@ -39,7 +42,24 @@ struct History {
 // ShiftedQuadratic and every mechanism with a shift_slope, summed over batch and heads.
 template <class T>
 struct Gradients {
-  Heads<T> query, key, value;
+  // Heads<T>; made from heads of other elements it is an error of one sentence.
+  struct Target : Heads<T> {
+    using Shape = typename Heads<T>::Shape;
+
+    CSQ_ALWAYS_INLINE Target() = default;
+    CSQ_ALWAYS_INLINE Target(T* data_in, Shape shape_in) : Heads<T>(data_in, shape_in) {}
+    CSQ_ALWAYS_INLINE Target(T* data_in, Shape shape_in, Shape stride_in) : Heads<T>(data_in, shape_in, stride_in) {}
+    template <class Other>
+    CSQ_ALWAYS_INLINE Target(const Heads<Other>& other) {
+      constexpr bool alike = std::is_same_v<std::remove_const_t<Other>, T>;
+      static_assert(alike, "csq: float and double do not mix: a call's arrays have one scalar type");
+      static_assert(!alike || !std::is_const_v<Other>,
+                    "csq: a gradient is written to, so its elements cannot be const");
+      if constexpr (std::is_same_v<Other, T>) static_cast<Heads<T>&>(*this) = other;
+    }
+  };
+
+  Target query, key, value;
   double* shift = nullptr;
 };
 

@@ -21,37 +21,45 @@ namespace CSQ_CODE {
 
 // L_b = mean over visible pairs of max(0, |s| − radius)², exact, O(n·m·d); adds weight·∂L_b to dq and dk (a view
 // without data: the value alone).
-template <class Query, class Key, class T>
-requires detail::SameScalar<Query, Key, T, T> BoundPenalty bound_penalty(Heads<Query> q, Heads<Key> k, Heads<T> dq,
-                                                                         Heads<T> dk, double radius = 4,
-                                                                         double weight = 1,
-                                                                         const Options& options = {}) {
-  const detail::BoundValue bound =
-      detail::bound_penalty<T>(detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized(dq),
-                               detail::normalized(dk), radius, weight, options);
-  return {bound.value, bound.max_abs, bound.overflow};
+template <class Query, class Key, class QueryGradient, class KeyGradient>
+BoundPenalty bound_penalty(Heads<Query> q, Heads<Key> k, Heads<QueryGradient> dq, Heads<KeyGradient> dk,
+                           double radius = 4, double weight = 1, const Options& options = {}) {
+  using T = QueryGradient;
+  BoundPenalty penalty;
+  if constexpr (detail::can_go_together(detail::Read<Query, Key>{}, detail::Written<QueryGradient, KeyGradient>{})) {
+    const detail::BoundValue bound =
+        detail::bound_penalty<T>(detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized(dq),
+                                 detail::normalized(dk), radius, weight, options);
+    penalty = {bound.value, bound.max_abs, bound.overflow};
+  }
+  return penalty;
 }
 
 // The same from `samples` keys per query, drawn evenly from those that it sees, with replacement; each query weighs
 // |J_i|/Σ|J|, so value, overflow and gradients are unbiased. max_abs is the largest of what was drawn.
-template <class Query, class Key, class T>
-requires detail::SameScalar<Query, Key, T, T> BoundPenalty sampled_bound_penalty(Heads<Query> q, Heads<Key> k,
-                                                                                 Heads<T> dq, Heads<T> dk,
-                                                                                 Index samples, std::uint64_t seed,
-                                                                                 double radius = 4, double weight = 1,
-                                                                                 const Options& options = {}) {
-  const detail::BoundValue bound = detail::sampled_bound_penalty<T>(
-      detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized(dq), detail::normalized(dk),
-      samples, seed, radius, weight, options);
-  return {bound.value, bound.max_abs, bound.overflow};
+template <class Query, class Key, class QueryGradient, class KeyGradient>
+BoundPenalty sampled_bound_penalty(Heads<Query> q, Heads<Key> k, Heads<QueryGradient> dq, Heads<KeyGradient> dk,
+                                   Index samples, std::uint64_t seed, double radius = 4, double weight = 1,
+                                   const Options& options = {}) {
+  using T = QueryGradient;
+  BoundPenalty penalty;
+  if constexpr (detail::can_go_together(detail::Read<Query, Key>{}, detail::Written<QueryGradient, KeyGradient>{})) {
+    const detail::BoundValue bound = detail::sampled_bound_penalty<T>(
+        detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized(dq), detail::normalized(dk),
+        samples, seed, radius, weight, options);
+    penalty = {bound.value, bound.max_abs, bound.overflow};
+  }
+  return penalty;
 }
 
 // L_r of one array, q or k (add the two for the paper's): −mean of logdet(XcᵀXc/L + ridge·I), L the rows within
 // options.query_length; options.query_history is x's. Adds weight·∂L_r/∂x to dx.
 template <class Array, class T>
-requires detail::SameScalar<Array, Array, Array, T>
 double rank_penalty(Heads<Array> x, Heads<T> dx, double ridge = 1e-3, double weight = 1, const Options& options = {}) {
-  return detail::rank_penalty<T>(detail::normalized<const T>(x), detail::normalized(dx), ridge, weight, options);
+  if constexpr (detail::can_go_together(detail::Read<Array>{}, detail::Written<T>{}))
+    return detail::rank_penalty<T>(detail::normalized<const T>(x), detail::normalized(dx), ridge, weight, options);
+  else
+    return 0;
 }
 
 }  // namespace CSQ_CODE

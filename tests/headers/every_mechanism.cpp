@@ -12,7 +12,12 @@ void attend(const Mechanism& mechanism) {
   csq::attention(mechanism, q, k, v, out, {.causal = true});
   csq::attention(mechanism, q, k, v, out, normalizer, {.causal = true});
 
+  Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic> columns = q;
+  csq::attention(mechanism, columns.transpose(), columns.topRows(3), v, columns, normalizer.col(0));
+
   csq::Matrix<T> dq(4, 3), dk(4, 3), dv(4, 3);
+  csq::attention_backward(mechanism, q, k, v, out, normalizer, out,
+                          {csq::heads_of(dq), csq::heads_of(dk), csq::heads_of(dv)});
   const csq::Heads<const T> queries = csq::heads_of(q), keys = csq::heads_of(k), values = csq::heads_of(v);
   csq::Workspace workspace;
   csq::KeptSummary summary;

@@ -1,6 +1,8 @@
 // Argument errors: std::invalid_argument that names the argument and its sizes. Checked once per call, at the boundary.
 #pragma once
 
+#include "csq/detail/base/requirements.hpp"
+// Before what only a C++20 compiler has.
 #include <concepts>
 #include <cstddef>
 #include <cstdint>

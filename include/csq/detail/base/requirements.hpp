@@ -2,8 +2,27 @@
 // a sentence; the rest is mended where it matters: precise_begin.inl.
 #pragma once
 
-#if __cplusplus < 202002L
+// The kernels are written with the vector types of GCC and clang. GCC has __builtin_shufflevector from 12 on. Of clang
+// 14 is the oldest that was tried; its documentation has all that is used from 11 on (?: of vectors), and libc++
+// <concepts> from 13 on.
+#ifndef __GNUC__
+#error "csq needs GCC 12 or later, or clang 14 or later: its kernels are written with their vector types"
+#define CSQ_CANNOT_BE_READ
+#elif defined(__clang__) ? __clang_major__ < 14 : __GNUC__ < 12
+#error "csq needs GCC 12 or later, or clang 14 or later: this one is older"
+#define CSQ_CANNOT_BE_READ
+#elif __cplusplus < 202002L
 #error "csq needs C++20: compile with -std=c++20"
+#define CSQ_CANNOT_BE_READ
+#elif !__has_include(<concepts>) || !__has_include(<span>)
+#error "csq needs a standard library with C++20's <concepts> and <span>: libstdc++ 10 or later, or libc++ 13 or later"
+#define CSQ_CANNOT_BE_READ
+#endif
+
+// A hundred errors would follow. A file that is not there ends the compilation, as #error alone does not.
+#ifdef CSQ_CANNOT_BE_READ
+#define CSQ_SEE_ABOVE "nothing more: see the error above"
+#include CSQ_SEE_ABOVE
 #endif
 
 // Drivers too tell NaN and infinity from numbers, in code that follows the unit's flags. Either macro may come from the
