@@ -25,8 +25,8 @@
 #include CSQ_SEE_ABOVE
 #endif
 
-// Drivers too tell NaN and infinity from numbers, in code that follows the unit's flags. Either macro may come from the
-// command line or from a pragma above the include.
+// Drivers too tell NaN and infinity from numbers, in code that follows the unit's flags. (Of GCC's pragmas
+// above the include no macro tells in C++; the drivers that matter most stand in precise regions too.)
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "csq needs NaN and infinity: compile with -fno-finite-math-only, after -ffast-math and -Ofast too"
 #endif

@@ -7,8 +7,8 @@ constexpr int maximum_slack = 8;
 
 // Scores of one column of lanes → weights 2^(s − maximum), with the row statistics, over the first `keys`: the others
 // no lane sees. True when a numerator must be scaled.
-// The maximum starts at `lowest`, a number: a score of −∞ is then below it and weighs nothing, whether or not others
-// were seen before, and no difference is −∞ − (−∞).
+// The maximum starts at lowest_score, a number: a score of −∞ is then below it and weighs nothing, whether or not
+// others were seen before, and no difference is −∞ − (−∞).
 template <class T, bool Masked, class Weight>
 bool relative_weights(const DirectBlock<T>& block, Index lane, Index keys) {
   constexpr Index stride = block_tokens<T>;
