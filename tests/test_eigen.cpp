@@ -46,7 +46,7 @@ struct Call {
     q = random_matrix<T>(random, queries, key_dim);
     k = random_matrix<T>(random, tokens, key_dim);
     v = random_matrix<T>(random, tokens, value_dim);
-    csq::attention(csq::Csq{}, q, k, v, out, normalizer);
+    csq::attention(csq::Taylor{}, q, k, v, out, normalizer);
   }
 };
 
@@ -76,22 +76,22 @@ void check_kind(const Call<T>& call, Storage blank, const See& see) {
   copy(call.k, see(k));
   copy(call.v, see(v));
   copy(call.out, see(expected));
-  CHECK(csq::attention(csq::Csq{}, see(q), call.k, call.v) == call.out);
-  CHECK(csq::attention(csq::Csq{}, call.q, see(k), call.v) == call.out);
-  CHECK(csq::attention(csq::Csq{}, call.q, call.k, see(v)) == call.out);
+  CHECK(csq::attention(csq::Taylor{}, see(q), call.k, call.v) == call.out);
+  CHECK(csq::attention(csq::Taylor{}, call.q, see(k), call.v) == call.out);
+  CHECK(csq::attention(csq::Taylor{}, call.q, call.k, see(v)) == call.out);
 
-  csq::attention(csq::Csq{}, see(q), see(k), see(v), see(out));
+  csq::attention(csq::Taylor{}, see(q), see(k), see(v), see(out));
   CHECK(equal(out, expected));
   out = blank;
   csq::Matrix<T> normalizer;
-  csq::attention(csq::Csq{}, see(q), see(k), see(v), see(out), normalizer, {.threads = 2});
+  csq::attention(csq::Taylor{}, see(q), see(k), see(v), see(out), normalizer, {.threads = 2});
   CHECK(equal(out, expected));
   CHECK(normalizer == call.normalizer);
 
   csq::Matrix<T> dq(tokens, dim), dk(tokens, dim), dv(tokens, dim), same_dq(tokens, dim);
-  csq::attention_backward(csq::Csq{}, call.q, call.k, call.v, call.out, normalizer, call.v,
+  csq::attention_backward(csq::Taylor{}, call.q, call.k, call.v, call.out, normalizer, call.v,
                           {csq::heads_of(same_dq), csq::heads_of(dk), csq::heads_of(dv)});
-  csq::attention_backward(csq::Csq{}, see(q), see(k), see(v), see(out), normalizer, see(v),
+  csq::attention_backward(csq::Taylor{}, see(q), see(k), see(v), see(out), normalizer, see(v),
                           {csq::heads_of(dq), csq::heads_of(dk), csq::heads_of(dv)});
   CHECK(equal(dq, same_dq));
 }
@@ -156,21 +156,21 @@ TEST_CASE("vectors and their parts are matrices of one column or one row") {
     q.head(tokens) = narrow.q;
     k.segment(3, tokens) = narrow.k;
     v.tail(tokens) = narrow.v;
-    CHECK(csq::attention(csq::Csq{}, q.head(tokens), k.segment(3, tokens), v.tail(tokens)) == narrow.out);
-    csq::attention(csq::Csq{}, narrow.q, narrow.k, narrow.v, out.head(tokens), out.tail(tokens));
+    CHECK(csq::attention(csq::Taylor{}, q.head(tokens), k.segment(3, tokens), v.tail(tokens)) == narrow.out);
+    csq::attention(csq::Taylor{}, narrow.q, narrow.k, narrow.v, out.head(tokens), out.tail(tokens));
     CHECK(equal(out.head(tokens), narrow.out));
     CHECK(out(tokens) == 7);
     CHECK(equal(out.tail(tokens), narrow.normalizer));
     csq::Matrix<T> columns = csq::Matrix<T>::Constant(tokens, 3, 7);
-    csq::attention(csq::Csq{}, narrow.q, narrow.k, narrow.v, columns.col(1));
+    csq::attention(csq::Taylor{}, narrow.q, narrow.k, narrow.v, columns.col(1));
     CHECK(equal(columns.col(1), narrow.out));
     CHECK((columns.col(0).array() == 7).all());
 
     const Vector<T> column = one.q.transpose();
-    CHECK(csq::attention(csq::Csq{}, column.transpose(), one.k, one.v) == one.out);
-    CHECK(csq::attention(csq::Csq{}, RowVector<T>(one.q), one.k, one.v) == one.out);
+    CHECK(csq::attention(csq::Taylor{}, column.transpose(), one.k, one.v) == one.out);
+    CHECK(csq::attention(csq::Taylor{}, RowVector<T>(one.q), one.k, one.v) == one.out);
     csq::Matrix<T> rows = csq::Matrix<T>::Constant(3, dim, 7);
-    csq::attention(csq::Csq{}, one.q.row(0), one.k, one.v, rows.row(1));
+    csq::attention(csq::Taylor{}, one.q.row(0), one.k, one.v, rows.row(1));
     CHECK(equal(rows.row(1), one.out));
     CHECK((rows.row(0).array() == 7).all());
     CHECK((rows.row(2).array() == 7).all());
@@ -185,9 +185,9 @@ TEST_CASE("a matrix takes the size of the output, and keeps what it holds when t
       out.setConstant(T(7));
       const auto before = out;
       csq::Matrix<T> wrong = wanted.k.leftCols(dim - 1);
-      CHECK_THROWS_AS(csq::attention(csq::Csq{}, wanted.q, wrong, wanted.v, out, normalizer), std::invalid_argument);
+      CHECK_THROWS_AS(csq::attention(csq::Taylor{}, wanted.q, wrong, wanted.v, out, normalizer), std::invalid_argument);
       CHECK(equal(out, before));
-      csq::attention(csq::Csq{}, wanted.q, wanted.k, wanted.v, out, normalizer);
+      csq::attention(csq::Taylor{}, wanted.q, wanted.k, wanted.v, out, normalizer);
       CHECK(equal(out, wanted.out));
       CHECK(equal(normalizer, wanted.normalizer));
     };
@@ -201,7 +201,7 @@ TEST_CASE("a matrix takes the size of the output, and keeps what it holds when t
 
     Activations<T> kept;
     kept.layer = 5;
-    csq::attention(csq::Csq{}, call.q, call.k, call.v, kept);
+    csq::attention(csq::Taylor{}, call.q, call.k, call.v, kept);
     CHECK(kept.layer == 5);
   });
 }
@@ -210,7 +210,7 @@ TEST_CASE("what cannot take another size is an error that names both") {
   Random random(35);
   const Call<float> call(random);
   const auto refused = [&](auto&& out) {
-    return error_of([&] { csq::attention(csq::Csq{}, call.q, call.k, call.v, out); }) ==
+    return error_of([&] { csq::attention(csq::Taylor{}, call.q, call.k, call.v, out); }) ==
            "csq: out: shape is [1, 1, " + std::to_string(out.rows()) + ", " + std::to_string(out.cols()) +
                "] but must be [1, 1, 6, 4]";
   };
@@ -227,14 +227,14 @@ TEST_CASE("an output is no input") {
   Random random(36);
   Call<double> call(random);
   const auto attend = [&](auto&& out) {
-    return error_of([&] { csq::attention(csq::Csq{}, call.q, call.k, call.v, out); });
+    return error_of([&] { csq::attention(csq::Taylor{}, call.q, call.k, call.v, out); });
   };
   CHECK(attend(call.q) == "csq: out: an output may not be one of the inputs");
   CHECK(attend(call.v.topRows(tokens)) == "csq: out: an output may not be one of the inputs");
   CHECK(attend(call.k.transpose()) == "csq: out: an output may not be one of the inputs");
   csq::Matrix<double> out;
-  CHECK(error_of([&] { csq::attention(csq::Csq{}, call.q, call.k, call.v, out, out); }) ==
+  CHECK(error_of([&] { csq::attention(csq::Taylor{}, call.q, call.k, call.v, out, out); }) ==
         "csq: normalizer: an output may not be another argument");
-  CHECK(error_of([&] { csq::attention(csq::Csq{}, call.q, call.k, call.v, out, call.k); }) ==
+  CHECK(error_of([&] { csq::attention(csq::Taylor{}, call.q, call.k, call.v, out, call.k); }) ==
         "csq: normalizer: an output may not be one of the inputs");
 }

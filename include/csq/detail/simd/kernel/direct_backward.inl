@@ -28,15 +28,18 @@ CSQ_INLINE void dot_of_lanes(const ScaleGradient<T>& block, Index first, Vector<
   const Index left = block.gradient.tokens - first;
   output.tokens = left < lanes<T> ? left : lanes<T>;
   const Index dim = output.dim;
-  alignas(64) T rows[lanes<T> * lanes<T>] = {};
+  // Rows that do not exist are zero, not what scratch held before.
+  alignas(64) T rows[lanes<T> * lanes<T>] = {}, gradient_rows[lanes<T> * lanes<T>] = {};
   alignas(64) T gradient[lanes<T> * lanes<T>], transposed[lanes<T> * lanes<T>];
   dot = Vector<T>{};
   for (Index column = 0; column < dim; column += lanes<T>) {
     output.dim = dim - column < lanes<T> ? dim - column : lanes<T>;
+    const T* scaled = block.rows + first * block.value_stride + column;
+    copy_rows(Source<T>{scaled, block.value_stride, 1, output.tokens, output.dim}, lanes<T>, gradient_rows);
     copy_rows(output, lanes<T>, rows);
     output.data += lanes<T> * output.dim_stride;
     transpose_square<T>(rows, lanes<T>, transposed, lanes<T>);
-    transpose_square<T>(block.rows + first * block.value_stride + column, block.value_stride, gradient, lanes<T>);
+    transpose_square<T>(gradient_rows, lanes<T>, gradient, lanes<T>);
     for (Index row = 0; row < output.dim; ++row) {
       Vector<T> r, o;
       load<T>(gradient + row * lanes<T>, r);
