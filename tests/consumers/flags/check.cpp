@@ -144,30 +144,30 @@ void check(const Case& c, bool with_gradients) {
 }  // namespace
 
 int main() {
-  const Sizes many{190, 200, 20, 24}, one{1, 200, 20, 24};
+  const Sizes many{190, 200, 20, 24}, one{1, 200, 20, 24}, few{6, 8, 20, 24};
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const Sizes& sizes : {many, one}) {
-    const int d = sizes.dim, dv = sizes.value_dim;
+  for (const Sizes& sizes : {many, one, few}) {
+    const int d = sizes.dim, dv = sizes.value_dim, poisoned = sizes.keys - 3, hidden = sizes.keys * 3 / 4;
     for (const Weight weight : {Weight::softmax, Weight::csq_direct, Weight::csq_factored}) {
       Case c = make_case("a plain case", weight, sizes);
       check(c, true);
       c.name = "NaN in a key";
-      c.key[cells(195, d) + 3] = nan;
+      c.key[cells(poisoned, d) + 3] = nan;
       check(c, false);
       c = make_case("NaN in a value", weight, sizes);
-      for (int a = 0; a < dv; ++a) c.value[cells(195, dv) + cells(a, 1)] = nan;
+      for (int a = 0; a < dv; ++a) c.value[cells(poisoned, dv) + cells(a, 1)] = nan;
       check(c, false);
     }
     // The first keys, more than a block of them, score −∞: some rows see no other.
     Case c = make_case("scores of -inf", Weight::softmax, sizes);
     for (int i = 0; i < sizes.queries; ++i) c.query[cells(i, d)] = 1 + static_cast<float>(i);
-    for (int j = 0; j < 150; ++j) c.key[cells(j, d)] = -std::numeric_limits<float>::infinity();
+    for (int j = 0; j < hidden; ++j) c.key[cells(j, d)] = -std::numeric_limits<float>::infinity();
     check(c, false);
     // The same by overflow.
     c.name = "scores that overflow to -inf";
     for (int i = 0; i < sizes.queries; ++i) c.query[cells(i, d)] = 100;
-    for (int j = 0; j < 150; ++j) c.key[cells(j, d)] = -3e38f;
-    for (int j = 150; j < sizes.keys; ++j) c.key[cells(j, d)] = 0;
+    for (int j = 0; j < hidden; ++j) c.key[cells(j, d)] = -3e38f;
+    for (int j = hidden; j < sizes.keys; ++j) c.key[cells(j, d)] = 0;
     check(c, true);
     // Weights that are too small for a float, of values that are too large for anything else.
     c = make_case("weights of e^-1000", Weight::softmax, sizes);
