@@ -84,10 +84,14 @@ void scale_gradient(const ScaleGradient<T>& block) {
       dot += static_cast<double>(row[column]) * static_cast<double>(o[column * output.dim_stride]);
     block.dot[token] = static_cast<T>(dot);
   }
-  for (Index first = 0; !fused && first < block.gradient.tokens; first += lanes<T>) {
+  if (fused) return;
+  const Index tokens = block.gradient.tokens, whole = (tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
+  for (Index cell = tokens * block.value_stride; cell < whole * block.value_stride; cell += lanes<T>)
+    store<T>(block.rows + cell, Vector<T>{});  // read in whole squares
+  for (Index first = 0; first < tokens; first += lanes<T>) {
     Vector<T> dot;
     dot_of_lanes(block, first, dot);
-    for (Index lane = 0; lane < lanes<T> && first + lane < block.gradient.tokens; ++lane)
+    for (Index lane = 0; lane < lanes<T> && first + lane < tokens; ++lane)
       block.dot[first + lane] = block.factor[first + lane] == 0 ? 0 : dot[lane];
   }
 }
