@@ -85,9 +85,7 @@ void scale_gradient(const ScaleGradient<T>& block) {
     block.dot[token] = static_cast<T>(dot);
   }
   if (fused) return;
-  const Index tokens = block.gradient.tokens, whole = (tokens + lanes<T> - 1) / lanes<T> * lanes<T>;
-  for (Index cell = tokens * block.value_stride; cell < whole * block.value_stride; cell += lanes<T>)
-    store<T>(block.rows + cell, Vector<T>{});  // read in whole squares
+  const Index tokens = block.gradient.tokens;
   for (Index first = 0; first < tokens; first += lanes<T>) {
     Vector<T> dot;
     dot_of_lanes(block, first, dot);
