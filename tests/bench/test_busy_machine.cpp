@@ -46,9 +46,8 @@ TEST_CASE("beside busy loops no crossover is given") {
   for (int i = 0; i < 2 * processors; ++i) loops.push_back(std::make_unique<BusyLoop>());
   const TemporaryFolder folder;
   const std::string json = folder.file("j");
-  const Finished finished =
-      run(folder, {CSQ_CROSSOVER, "--dims", "16", "--kv-heads", "8", "--max-n", "2048", "--sizes", "256",
-                   "--budget", "4", "--csv", folder.file("csv"), "--json", json});
+  const Finished finished = run(folder, {CSQ_CROSSOVER, "--dims", "16", "--kv-heads", "8", "--max-n", "2048", "--sizes",
+                                         "256", "--budget", "4", "--csv", folder.file("csv"), "--json", json});
   INFO(finished.output << finished.error);
   REQUIRE(finished.exit_code == 0);
   CHECK(finished.output.find("TOO BUSY TO JUDGE: ") != std::string::npos);
