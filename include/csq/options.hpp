@@ -61,6 +61,13 @@ struct Gradients {
 
   Target query, key, value;
   double* shift = nullptr;
+
+  // For its sentence alone.
+  template <class Other>
+  CSQ_ALWAYS_INLINE operator Gradients<Other>() const {
+    static_assert(std::is_same_v<Other, T>, "csq: float and double do not mix: a call's arrays have one scalar type");
+    return {};
+  }
 };
 
 struct Options {

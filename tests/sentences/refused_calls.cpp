@@ -89,6 +89,9 @@ namespace {
 #elif defined(gradient_of_double)            // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention_backward(mechanism, query_heads, query_heads, query_heads, out_heads, normalizer_heads, query_heads,
                           {csq::heads_of(of_double), gradient, gradient});
+#elif defined(gradients_of_double)           // csq: float and double do not mix: a call's arrays have one scalar type
+  csq::attention_backward(mechanism, query_heads, query_heads, query_heads, out_heads, normalizer_heads, query_heads,
+                          csq::Gradients<double>{});
 
   // Penalties.
 #elif defined(penalty_of_two_types)          // csq: float and double do not mix: a call's arrays have one scalar type
