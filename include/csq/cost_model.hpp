@@ -90,11 +90,11 @@ inline double crossover(Index features, Index key_dim, Index value_dim, const Cr
   const Efficiency measured = measured_efficiency(key_dim);
   const Efficiency efficiency{model.direct_efficiency.value_or(measured.direct),
                               model.factored_efficiency.value_or(measured.factored)};
-  const auto check = [](const char* name, double value) {
+  const auto check_efficiency = [](const char* name, double value) {
     require(is_finite(value) && value > 0, name, ": is ", value, " but must be positive and finite");
   };
-  check("direct_efficiency", efficiency.direct);
-  check("factored_efficiency", efficiency.factored);
+  check_efficiency("direct_efficiency", efficiency.direct);
+  check_efficiency("factored_efficiency", efficiency.factored);
 
   constexpr double never = std::numeric_limits<double>::infinity();
   constexpr double longest = static_cast<double>(largest_size);

@@ -90,18 +90,18 @@ void check_normalizer(const Problem<T>& p) {
 // Numbers that an engine reads while it writes.
 template <class T>
 void check_apart_from_options(std::span<const Footprint> outputs, const Options& options) {
-  const auto check = [&](std::string_view name, const auto* data, std::size_t count) {
+  const auto check_numbers = [&](std::string_view name, const auto* data, std::size_t count) {
     if (count == 0) return;
     const Footprint numbers = footprint_of<T>(name, data, count);
     for (const Footprint& output : outputs) check_apart(output, numbers);
   };
-  check("key_length", options.key_length.data(), options.key_length.size());
-  check("query_length", options.query_length.data(), options.query_length.size());
+  check_numbers("key_length", options.key_length.data(), options.key_length.size());
+  check_numbers("query_length", options.query_length.data(), options.query_length.size());
   for (const History* history : {options.query_history, options.key_history}) {
     if (history == nullptr) continue;
     const char* name = history == options.query_history ? "query_history" : "key_history";
-    check(name, history->count.data(), history->count.size());
-    check(name, history->mean.data(), history->mean.size());
+    check_numbers(name, history->count.data(), history->count.size());
+    check_numbers(name, history->mean.data(), history->mean.size());
   }
 }
 

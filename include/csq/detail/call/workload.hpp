@@ -63,17 +63,17 @@ inline constexpr Index largest_size = Index{1} << 53;
 
 // A shape that can be, its key heads resolved.
 inline Shape checked_shape(Shape shape) {
-  const auto check = [](const char* name, Index value, Index least) {
+  const auto check_size = [](const char* name, Index value, Index least) {
     require(value >= least, "shape: ", name, " is ", value, " but must be at least ", least);
     require(value <= largest_size, "shape: ", name, " is ", value, " but must be at most ", largest_size);
   };
-  check("queries", shape.queries, 0);
-  check("keys", shape.keys, 0);
-  check("key_dim", shape.key_dim, 1);
-  check("value_dim", shape.value_dim, 1);
-  check("batch", shape.batch, 0);
-  check("heads", shape.heads, 1);
-  check("kv_heads", shape.kv_heads, 0);
+  check_size("queries", shape.queries, 0);
+  check_size("keys", shape.keys, 0);
+  check_size("key_dim", shape.key_dim, 1);
+  check_size("value_dim", shape.value_dim, 1);
+  check_size("batch", shape.batch, 0);
+  check_size("heads", shape.heads, 1);
+  check_size("kv_heads", shape.kv_heads, 0);
   if (shape.kv_heads == 0) shape.kv_heads = shape.heads;
   require(shape.heads % shape.kv_heads == 0, "shape: heads is ", shape.heads, ", not a multiple of kv_heads, ",
           shape.kv_heads);
