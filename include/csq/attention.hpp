@@ -4,10 +4,11 @@
 //
 // q [batch, heads, n, d], k [batch, kv_heads, m, d], v [batch, kv_heads, m, dᵥ] → out [batch, heads, n, dᵥ]; query head
 // h reads key head h/(heads/kv_heads). J_i: the keys visible to query i; empty J_i gives a zero row. The normaliser
-// [batch, heads, n, 1] is δ_i, or for Softmax the natural log-sum-exp; backward needs nothing else.
-// Outputs are overwritten. Errors are std::invalid_argument, thrown before anything is written; q, k, v and outputs may
-// be interleaved in one buffer, but no element of an output may be an element of anything else.
-// Cost and memory: direct.hpp, factored.hpp, cost_model.hpp.
+// [batch, heads, n, 1] is δ_i, or for Softmax the natural log-sum-exp; backward needs nothing else. A δ_i that is no
+// normal number of the arrays' type is reported as NaN, although the row is right; backward then gives NaN. Outputs are
+// overwritten. Errors are std::invalid_argument, thrown before anything is written; q, k, v and outputs may be
+// interleaved in one buffer, but no element of an output may be an element of anything else. Cost and memory:
+// direct.hpp, factored.hpp, cost_model.hpp.
 #pragma once
 
 #include "csq/cost_model.hpp"

@@ -124,6 +124,7 @@ void attention_checked(const Mechanism& mechanism, const Heads<const T>& q, cons
   problem.value = normalized(v);
   problem.output = normalized(out);
   problem.weight = weight_of(mechanism);
+  check_held<T>(problem.weight);
   check_inputs(problem);
   check_output(problem);
   if (normalizer != nullptr) {
@@ -146,6 +147,7 @@ template <class Mechanism, class T>
 void attention_backward_checked(const Mechanism& mechanism, BackwardProblem<T>& problem, const Options& options) {
   Problem<T>& p = problem.forward;
   p.weight = weight_of(mechanism);
+  check_held<T>(p.weight);
   check_inputs(p);
   const Heads<const T> output_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), p.value.dim()});
   const Heads<const T> normalizer_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), 1});

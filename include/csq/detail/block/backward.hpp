@@ -2,11 +2,13 @@
 //
 // With G = ∂L/∂O: r_i = G_i/δ_i (Softmax: G_i, its weights being normalised), dot_i = r_i·o_i, and
 //   ∂L/∂w_ij = r_i·v_j − dot_i     ∂L/∂v_j = Σ_i w_ij r_i     ∂L/∂s_ij = w'(s_ij)·(r_i·v_j − dot_i)
-// A row with δ_i = 0 (or that sees nothing) has no gradient; one with δ_i < 0 or NaN has NaN.
+// A row with δ_i = 0 (or that sees nothing) has no gradient; one with δ_i < 0, NaN or so small that weights have
+// underflowed (output.hpp) has NaN.
 #pragma once
 
 #include <limits>
 
+#include "csq/detail/block/output.hpp"
 #include "csq/detail/block/pack.hpp"
 
 namespace CSQ_CODE::detail {
@@ -73,39 +75,63 @@ void pack_plain(const simd::Source<T>& source, T* rows, bool keeps_rows, T* pack
   simd::kernels<T>().pack(block);
 }
 
-// What G of rows [first, first + count) is multiplied by, and their log-sum-exp in units of ln 2.
+// A normaliser in the units of the kernels' weights.
 template <class T>
-void read_normalizers(const Problem<T>& problem, const Head<const T>& normalizer, Index first, Index count, T* factor,
+T weight_sum(const Problem<T>& problem, T normalizer) {
+  const int exponent = problem.weight.exponent;
+  return exponent == 0 ? normalizer : static_cast<T>(std::ldexp(static_cast<double>(normalizer), -exponent));
+}
+// What a normaliser must be at least, if it is not 0: polynomial weights of less have underflowed.
+template <class T>
+T least_of(const Problem<T>& problem) {
+  return problem.weight.is_polynomial() ? least_normalizer<T>(problem.keys()) : std::numeric_limits<T>::denorm_min();
+}
+
+// What G of some rows is multiplied by, and their log-sum-exp in units of ln 2. Row r has the normaliser
+// normalizer_of(r), in the units of the kernels' weights.
+template <class T, class NormalizerOf>
+void read_normalizers(const Problem<T>& problem, Index count, const NormalizerOf& normalizer_of, T* factor,
                       T* log_normalizer) {
   constexpr double log2_e = 1.442695040888963407359924681001892137;
   const bool exponential = problem.weight.kind == Weight::Kind::exponential;
+  const T least = least_of(problem);
   for (Index row = 0; row < count; ++row) {
-    const T value = normalizer(first + row, 0);
+    const T value = normalizer_of(row);
     if (exponential) {
       const bool empty = value == -std::numeric_limits<T>::infinity();
       factor[row] = empty ? T(0) : T(1);
       log_normalizer[row] = empty ? T(0) : static_cast<T>(static_cast<double>(value) * log2_e);
     } else {
-      factor[row] = value > 0 ? 1 / value : value == 0 ? T(0) : std::numeric_limits<T>::quiet_NaN();
+      factor[row] = value >= least ? 1 / value : value == 0 ? T(0) : std::numeric_limits<T>::quiet_NaN();
       log_normalizer[row] = 0;
     }
   }
 }
-
-// Rows [first, first + count) of one query head.
+// The same from the caller's normalisers of rows [first, first + count).
 template <class T>
+void read_normalizers(const Problem<T>& problem, const Head<const T>& normalizer, Index first, Index count, T* factor,
+                      T* log_normalizer) {
+  read_normalizers(
+      problem, count, [&](Index row) { return weight_sum(problem, normalizer(first + row, 0)); }, factor,
+      log_normalizer);
+}
+
+// Rows [first, first + count) of one query head, whose outputs and normalisers (in the units of the kernels' weights)
+// forward has left.
+template <class T, class NormalizerOf>
 void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& packer, Index batch, Index head,
-                      Index first, Index count, double* sums, const BackwardQueryBlock<T>& block) {
+                      Index first, Index count, const simd::Source<T>& output, const NormalizerOf& normalizer_of,
+                      double* sums, const BackwardQueryBlock<T>& block) {
   constexpr Index size = simd::block_tokens<T>;
   packer.pack(first, count, block.rows, sums, block.packed);
   T factor[std::size_t{size}];
-  read_normalizers(problem.forward, problem.normalizer.head(batch, head), first, count, factor, block.log_normalizer);
+  read_normalizers(problem.forward, count, normalizer_of, factor, block.log_normalizer);
   std::fill(block.log_normalizer + count, block.log_normalizer + size, T(0));
   std::fill(block.dot + count, block.dot + size, T(0));
 
   simd::ScaleGradient<T> scale;
   scale.gradient = rows_of(problem.output_gradient.head(batch, head), first, count);
-  scale.output = rows_of(problem.output.head(batch, head), first, count);
+  scale.output = output;
   scale.factor = factor;
   scale.value_stride = simd::padded_columns<T>(problem.forward.value_dim());
   scale.rows = block.gradient_rows;
@@ -116,6 +142,15 @@ void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& pac
   pack_plain(rows, block.gradient_rows, true, block.gradient_packed);
   T* normalizer_row = block.gradient_packed + problem.forward.value_dim() * size;
   for (Index row = 0; row < count; ++row) normalizer_row[row] = -block.dot[row];
+}
+
+template <class T>
+void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& packer, Index batch, Index head,
+                      Index first, Index count, double* sums, const BackwardQueryBlock<T>& block) {
+  const Head<const T> normalizer = problem.normalizer.head(batch, head);
+  pack_query_block(
+      problem, packer, batch, head, first, count, rows_of(problem.output.head(batch, head), first, count),
+      [&](Index row) { return weight_sum(problem.forward, normalizer(first + row, 0)); }, sums, block);
 }
 
 // Keys and values [first, first + count) of one key head. `copy` is scratch for rows of values.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "csq/detail/call/problem.hpp"
 #include "csq/detail/simd/kernel_set.hpp"
@@ -11,12 +12,43 @@ namespace CSQ_CODE::detail {
 
 #include "csq/detail/base/precise_begin.inl"
 
+// Rows whose weights have underflowed, wholly or in part, are NaN. A sum that is exactly 0 is one of weights that are,
+// unless the least of them could not have been held.
+template <class T>
+void refuse_underflow(const Weight& weight, Index keys, Index rows, T* normalizer) {
+  const T least = least_normalizer<T>(keys);
+  const bool hides = weight.kind == Weight::Kind::quadratic && weight.quadratic.c0 > 0 &&
+                     weight.quadratic.c0 < static_cast<double>(least_normalizer<T>(1));
+  for (Index row = 0; row < rows; ++row)
+    if (normalizer[row] < least && (normalizer[row] > 0 || (hides && normalizer[row] == 0)))
+      normalizer[row] = std::numeric_limits<T>::quiet_NaN();
+}
+
+// A row's `maximum` where weights are not exponential: the power of two that they are relative to, if the row had to be
+// rescaled (direct/block.hpp).
+template <class T>
+int rescaled_exponent(T maximum) {
+  return maximum == simd::lowest_score<T> ? 0 : static_cast<int>(maximum);
+}
+
+// What the caller gets as normaliser of a row that was computed with weights 2^exponent times too small: NaN where T
+// does not hold it to all its digits. Backward divides by it, so that the row's gradients are then NaN, never wrong.
+template <class T>
+T scaled_normalizer(T value, int exponent) {
+  if (exponent == 0) return value;
+  const T scaled = static_cast<T>(std::ldexp(static_cast<double>(value), exponent));
+  const bool held = scaled >= std::numeric_limits<T>::min() && scaled <= std::numeric_limits<T>::max();
+  return value == 0 || held ? scaled : std::numeric_limits<T>::quiet_NaN();
+}
+
 // Divides, writes the output rows [first, first + tokens) of one head, and their normalisers. Rows from `real` on lie
 // past the query length: the kernels have filled them with what a zero query would give. Rows that see no key are 0,
 // whatever q is: read from an empty summary, a NaN in q would have reached them.
 template <class T, class Kernels>
 void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, Index head, Index first, Index tokens,
                 Index real, const T* numerator, T* normalizer, const T* maximum) {
+  const bool quadratic = problem.weight.kind == Weight::Kind::quadratic;
+  if (problem.weight.is_polynomial()) refuse_underflow(problem.weight, problem.keys(), real, normalizer);
   std::fill(normalizer + real, normalizer + tokens, T(0));
   for (Index token = 0; token < real && problem.visibility().keys_of(first + token, problem.visible_keys(batch)) == 0;
        ++token)
@@ -40,6 +72,8 @@ void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, 
     if (problem.weight.kind == Weight::Kind::exponential)
       value = static_cast<T>(
           value == 0 ? -HUGE_VAL : static_cast<double>(maximum[token]) * ln_2 + std::log(static_cast<double>(value)));
+    else if (quadratic && token < real)
+      value = scaled_normalizer(value, problem.weight.exponent + rescaled_exponent(maximum[token]));
     statistic(first + token, 0) = value;
   }
 }

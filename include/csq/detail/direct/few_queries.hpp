@@ -27,6 +27,7 @@ struct FewQueriesScratch {
     T* values = nullptr;  // [B][padded dv]
     T* weights = nullptr;
     double* sums = nullptr;
+    RescaleScratch<T> again;
   };
 
   Index heads = 1;  // key heads in flight
@@ -67,6 +68,7 @@ struct FewQueriesScratch {
       scratch.values = arena.template take<T>(size * result.value_stride);
       scratch.weights = arena.template take<T>(size);
       scratch.sums = arena.template take<double>(RowPacker<T>::scratch_sums(problem.key_dim()));
+      scratch.again = RescaleScratch<T>::lay_out(arena, problem);
       if (!counting) result.threads[thread] = scratch;
     }
     return result;
@@ -88,7 +90,8 @@ class FewQueriesRun {
     parallel_for(heads_ * scratch_.stretches, problem_.threads, [&](Index task, int thread) {
       serve(task / scratch_.stretches, task % scratch_.stretches, scratch_.threads[thread]);
     });
-    parallel_for(heads_ * group_, problem_.threads, [&](Index head, int) { merge_and_write(head); });
+    parallel_for(heads_ * group_, problem_.threads,
+                 [&](Index head, int thread) { merge_and_write(head, scratch_.threads[thread].again); });
   }
 
  private:
@@ -156,7 +159,7 @@ class FewQueriesRun {
   }
 
   // The first stretch takes up the others, in order.
-  void merge_and_write(Index head) const {
+  void merge_and_write(Index head, const RescaleScratch<T>& again) const {
     const Index n = problem_.queries(), stride = scratch_.value_stride;
     const Index first = scratch_.sum_index(head, 0);
     T* numerator = scratch_.numerator + first * n * stride;
@@ -179,9 +182,17 @@ class FewQueriesRun {
         for (Index c = 0; c < stride; ++c)
           numerator[i * stride + c] = numerator[i * stride + c] * own + from[c] * others;
       }
-    const Index h = first_head_ + head / group_, batch = h / problem_.key.heads();
-    write_rows(problem_, simd::kernels<T>(), batch, h % problem_.key.heads() * group_ + head % group_, 0, n,
-               problem_.real_queries(batch), numerator, normalizer, maximum);
+    const Index h = first_head_ + head / group_, batch = h / problem_.key.heads(), key_head = h % problem_.key.heads();
+    const Index real = problem_.real_queries(batch);
+    if (real > 0 && leave_range(problem_, real, normalizer)) {
+      serve_on_demand(problem_, scratch_.packers.query[head], scratch_.packers.key[head / group_], batch, key_head, 0,
+                      real, again.rows, again.keys);
+      numerator = again.rows.numerator;
+      normalizer = again.rows.normalizer;
+      maximum = again.rows.maximum;
+    }
+    write_rows(problem_, simd::kernels<T>(), batch, key_head * group_ + head % group_, 0, n, real, numerator,
+               normalizer, maximum);
   }
 
   const Problem<T>& problem_;

@@ -10,6 +10,7 @@
 #include "csq/detail/block/backward.hpp"
 #include "csq/detail/block/head_teams.hpp"
 #include "csq/detail/block/output.hpp"
+#include "csq/detail/direct/block.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -47,6 +48,8 @@ template <class T>
 struct FewTokensScratch {
   Index heads = 1;
   simd::ShortHead<T> head;
+  Packers<T> packers;  // of one head, for scale-blind weights alone
+  RescaleScratch<T> again;
 
   static FewTokensScratch lay_out(Arena& arena, const Problem<T>& problem) {
     const Index n = problem.queries(), m = problem.keys();
@@ -62,6 +65,8 @@ struct FewTokensScratch {
     scratch.head.numerator = arena.template take<T>(n * value_stride);
     scratch.head.normalizer = arena.template take<T>(n);
     scratch.head.maximum = arena.template take<T>(n);
+    if (problem.weight.is_scale_blind()) scratch.packers = Packers<T>::lay_out(arena, problem, 1);
+    scratch.again = RescaleScratch<T>::lay_out(arena, problem);
     return scratch;
   }
 };
@@ -87,8 +92,16 @@ void few_tokens_attention(const Problem<T>& problem, FewTokensScratch<T>& scratc
       bind_short_rows(problem.query, problem.query_history, batch, key_head * group + g, queries, head.query);
       head.prepares_keys = g == 0;
       kernels.short_head(head);
-      write_rows(problem, kernels, batch, key_head * group + g, 0, problem.queries(), queries, head.numerator,
-                 head.normalizer, head.maximum);
+      const bool again = queries > 0 && leave_range(problem, queries, head.normalizer);
+      if (again) {
+        scratch.packers.bind(problem, h, 1);
+        serve_on_demand(problem, scratch.packers.query[g], scratch.packers.key[0], batch, key_head, 0, queries,
+                        scratch.again.rows, scratch.again.keys);
+      }
+      write_rows(problem, kernels, batch, key_head * group + g, 0, problem.queries(), queries,
+                 again ? scratch.again.rows.numerator : head.numerator,
+                 again ? scratch.again.rows.normalizer : head.normalizer,
+                 again ? scratch.again.rows.maximum : head.maximum);
     }
   }
 }

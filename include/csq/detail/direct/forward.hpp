@@ -10,8 +10,7 @@
 // Backward needs the normaliser only.
 #pragma once
 
-#include "csq/detail/block/output.hpp"
-#include "csq/detail/direct/pairs.hpp"
+#include "csq/detail/direct/block.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -54,8 +53,6 @@ struct DirectScratch {
 template <class T>
 void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch, Index first_head, Index heads) {
   constexpr Index size = simd::block_tokens<T>;
-  const simd::KernelWeight weight = kernel_weight(problem.weight);
-  const Visibility visibility = problem.visibility();
   const Index group = problem.group();
   const Index query_blocks = block_count(problem.queries(), size);
   const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
@@ -98,14 +95,11 @@ void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch, Inde
     const Index first = block * size;
     const Index rows = smaller(size, problem.queries() - first);
     const Index queries = std::clamp<Index>(packer.length - first, 0, rows);
-    mine.clear_sums(problem.value_dim(), rows);
-    if (queries > 0) {
-      packer.pack_only(first, queries, mine.rows, mine.sums, mine.query);
-      const Index seen = block_count(visibility.keys_of(first + queries - 1, scratch.packers.key[h].length), size);
-      for (Index key = 0; key < seen; ++key)
-        add_pairs(problem, weight, mine, mine.query, queries, first, key_block(h, key),
-                  is_large ? key_block(h, (key + 1) % seen) : PackedKeyBlock<T>{});
-    }
+    if (queries > 0)
+      BlockService<T>(problem, packer, scratch.packers.key[h].length, first, queries, mine)
+          .serve(is_large, [&](Index key) { return key_block(h, key); });
+    else
+      mine.clear_sums(problem.value_dim(), rows);
     write_rows(problem, simd::kernels<T>(), batch, head, first, rows, queries, mine.numerator, mine.normalizer,
                mine.maximum);
   });

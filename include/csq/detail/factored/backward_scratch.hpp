@@ -3,6 +3,7 @@
 
 #include "csq/detail/block/backward_thread_scratch.hpp"
 #include "csq/detail/call/scan_plan.hpp"
+#include "csq/detail/direct/block.hpp"
 #include "csq/detail/factored/summary.hpp"
 
 namespace CSQ_CODE::detail {
@@ -21,14 +22,19 @@ struct FactoredBackwardScratch {
   T* normalizer = nullptr;        // [heads][features]
   T* summary_gradient = nullptr;  // dS
   T* normalizer_gradient = nullptr;
-  T* keys = nullptr;            // [heads][superblock] BackwardKeyBlock
-  T* queries = nullptr;         // [heads][group][superblock] BackwardQueryBlock
-  T* partial = nullptr;         // [heads][slices][group][superblock] lanes, shift, value rows
-  T* query_gradient = nullptr;  // [heads][group][query_rows][key stride]
-  T* key_gradient = nullptr;    // [heads][key_rows][key stride]
-  T* value_gradient = nullptr;  // [heads][key_rows][value stride]
-  T** panels = nullptr;         // [threads] two panels
+  T* keys = nullptr;                 // [heads][superblock] BackwardKeyBlock
+  T* queries = nullptr;              // [heads][group][superblock] BackwardQueryBlock
+  T* partial = nullptr;              // [heads][slices][group][superblock] lanes, shift, value rows
+  T* query_gradient = nullptr;       // [heads][group][query_rows][key stride]
+  T* key_gradient = nullptr;         // [heads][key_rows][key stride]
+  T* value_gradient = nullptr;       // [heads][key_rows][value stride]
+  double* square_sums = nullptr;     // [heads][slices][query chunks], Σ|k|² of the keys that a chunk's rows read
+  double* gradient_bound = nullptr;  // [heads][group][query chunks], Σ B_i² of cancellation.hpp
+  bool* cancels = nullptr;           // [heads][group][query chunks]: some rows are served directly
+  T** panels = nullptr;              // [threads] two panels
   BackwardThreadScratch<T>* threads = nullptr;
+  DirectThreadScratch<T>* forward = nullptr;  // [threads], for outputs that are computed again
+  KeysOnDemand<T>* forward_keys = nullptr;
 
   Index padded_features() const { return SummarySlice<T>::padded_rows(features); }
   Index lanes_size() const { return key_stride * simd::block_tokens<T>; }
@@ -108,13 +114,22 @@ FactoredBackwardScratch<T> FactoredBackwardScratch<T>::lay_out(Arena& arena, con
   result.query_gradient = arena.template take<T>(times(heads * group, times(result.query_rows, result.key_stride)));
   result.key_gradient = arena.template take<T>(times(heads, times(result.key_rows, result.key_stride)));
   result.value_gradient = arena.template take<T>(times(heads, times(result.key_rows, result.value_stride)));
+  result.square_sums = arena.template take<double>(heads * result.slices * result.query_chunks);
+  result.gradient_bound = arena.template take<double>(heads * group * result.query_chunks);
+  result.cancels = arena.template take<bool>(heads * group * result.query_chunks);
   result.panels = arena.template take<T*>(p.threads);
   result.threads = arena.template take<BackwardThreadScratch<T>>(p.threads);
+  result.forward = arena.template take<DirectThreadScratch<T>>(p.threads);
+  result.forward_keys = arena.template take<KeysOnDemand<T>>(p.threads);
   const bool counting = result.threads == nullptr;
   for (int thread = 0; thread < p.threads; ++thread) {
     T* panels = arena.template take<T>(2 * simd::panel_features * size + result.partial_size());
     const auto scratch = BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim());
+    const auto forward = DirectThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim());
+    const auto keys = KeysOnDemand<T>::lay_out(arena, p.key_dim(), p.value_dim());
     if (!counting) {
+      result.forward[thread] = forward;
+      result.forward_keys[thread] = keys;
       result.panels[thread] = panels;
       result.threads[thread] = scratch;
     }

@@ -3,7 +3,8 @@
 // Causal: a scan over chunks. Read the summary of everything before the chunk, add the chunk's own pairs directly under
 // the mask, then absorb the chunk; less the two savings of cost_model.hpp. Every row is therefore
 //     [N, δ] = φ_q(q_i)ᵀ S(keys before b) + Σ_{b ≤ j ≤ i} w(s_ij) [v_j, 1]
-// with a boundary b of its own: 0 for rows that see few keys, its chunk's start, or where absorbing ended.
+// with a boundary b of its own: 0 for rows that see few keys, its chunk's start, or where absorbing ended. Blocks with
+// a row whose features cancel (cancellation.hpp) are served directly instead.
 //
 // Work is split over key heads and, where these are few, over slices of the *feature* axis: a slice owns its rows of S
 // for the whole sequence, so absorbing needs no communication, and reading leaves partial rows that are summed in the
@@ -12,6 +13,7 @@
 // Memory: the summary, D·(dᵥ+1), for each key head in flight, and a superblock of packed tokens and partial rows.
 #pragma once
 
+#include "csq/detail/factored/cancellation.hpp"
 #include "csq/detail/factored/forward_scratch.hpp"
 
 namespace CSQ_CODE::detail {
@@ -151,6 +153,7 @@ class FactoredRun {
       if (rows.real > 0) {
         scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         serve_stored(h, 0, 0, chunk, mine.query, rows, mine);
+        if (leave_range(problem_, rows.real, mine.normalizer)) serve_directly(h, g, rows, thread);
       }
       write(h, g, rows, mine);
     });
@@ -205,6 +208,7 @@ class FactoredRun {
       for (Index chunk = first; chunk < last; ++chunk) {
         const Index slot = chunk - first;
         if (problem_.causal && is_read(chunk) && rows_in(h, chunk).real > 0) {
+          scratch_.square_sums[(h * scratch_.slices + index) * scratch_.superblock + slot] = slice.square_sum();
           for (Index g = 0; g < group_; ++g) {
             T* numerator = partial_at(h, index, g, slot);
             T* normalizer = partial_normalizer_at(h, index, g, slot);
@@ -232,6 +236,7 @@ class FactoredRun {
       if (rows.real > 0) {
         mine.numerator = partial_at(h, 0, g, slot);
         mine.normalizer = partial_normalizer_at(h, 0, g, slot);
+        std::fill_n(mine.maximum, simd::block_tokens<T>, simd::lowest_score<T>);
         for (Index slice = 1; slice < scratch_.slices; ++slice) {
           const T* numerator = partial_at(h, slice, g, slot);
           const T* normalizer = partial_normalizer_at(h, slice, g, slot);
@@ -244,9 +249,38 @@ class FactoredRun {
         else
           add_pairs(problem_, weight_, mine, queries_at(h, g, slot), rows.real, rows.first,
                     {keys_at(h, slot), values_at(h, slot), chunk * chunk_size(), keys_in(h, chunk)});
+        double key_squares = 0;
+        for (Index slice = 0; slice < scratch_.slices; ++slice)
+          key_squares += scratch_.square_sums[(h * scratch_.slices + slice) * scratch_.superblock + slot];
+        const Index read =
+            smaller(smaller(chunk, scratch_.plan.first_kept) * chunk_size(), scratch_.packers.key[h].length);
+        if (cancels(queries_at(h, g, slot), rows.real, mine.normalizer, key_squares, read)) {
+          mine = scratch_.threads[thread];
+          serve_directly(h, g, rows, thread);
+        }
       }
       write(h, g, rows, mine);
     });
+  }
+
+  // Whether a row of a packed block has lost too much: it has read `keys` keys.
+  bool cancels(const T* query, Index rows, const T* normalizer, double key_squares, Index keys) const {
+    if (coefficients_.c2 == 0) return false;
+    if (keys == 0) return leave_range(problem_, rows, normalizer);
+    const CancellationBound<T> bound(coefficients_, key_squares, keys);
+    const T least = least_normalizer<T>(problem_.keys());
+    T squares[simd::block_tokens<T>];
+    simd::kernels<T>().square_norms(query, rows, problem_.key_dim(), squares);
+    bool allowed = true;
+    for (Index row = 0; row < rows; ++row)
+      allowed &= bound.allows(static_cast<double>(squares[row]), normalizer[row], least);
+    return !allowed;
+  }
+
+  // The rows anew, from the keys where the caller has them; the sums are in the thread's scratch.
+  void serve_directly(Index h, Index g, const Rows& rows, int thread) const {
+    serve_on_demand(problem_, scratch_.packers.query[h * group_ + g], scratch_.packers.key[h], batch(h), key_head(h),
+                    rows.first, rows.real, scratch_.threads[thread], scratch_.direct_keys[thread]);
   }
 
   // Without a mask every row reads the whole summary.
@@ -265,6 +299,9 @@ class FactoredRun {
         for (Index slice = 0; slice < scratch_.slices; ++slice)
           scratch_.slice(h, slice).read(coefficients_, mine.query, rows.real, scratch_.panels[thread], mine.numerator,
                                         mine.normalizer);
+        if (cancels(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
+                    scratch_.packers.key[h].length))
+          serve_directly(h, g, rows, thread);
       }
       write(h, g, rows, mine);
     });

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "csq/detail/call/scan_plan.hpp"
-#include "csq/detail/direct/forward.hpp"
+#include "csq/detail/direct/block.hpp"
 #include "csq/detail/factored/summary.hpp"
 
 namespace CSQ_CODE::detail {
@@ -31,8 +31,10 @@ struct FactoredScratch {
   T* partial_normalizer = nullptr;
   T* stored_keys = nullptr;  // [heads][stored][packed]
   T* stored_values = nullptr;
-  T** panels = nullptr;  // [threads]
+  double* square_sums = nullptr;  // [heads][slices][superblock], Σ|k|² of the keys that a chunk's rows read
+  T** panels = nullptr;           // [threads]
   DirectThreadScratch<T>* threads = nullptr;
+  KeysOnDemand<T>* direct_keys = nullptr;  // [threads], for blocks that are not read after all
 
   Index packed_size(const Problem<T>& problem) const { return RowPacker<T>::packed_size(problem.key_dim()); }
   Index value_block_size() const { return plan.chunk * value_stride; }
@@ -106,6 +108,7 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
     const Index rows = blocks(result.slices * group * result.superblock);
     result.partial = arena.template take<T>(checked_product(rows, result.partial_size(), "workspace"));
     result.partial_normalizer = arena.template take<T>(checked_product(rows, size, "workspace"));
+    result.square_sums = arena.template take<double>(blocks(result.slices * result.superblock));
     result.stored_keys =
         arena.template take<T>(blocks(checked_product(result.stored, result.packed_size(problem), "workspace")));
     result.stored_values =
@@ -113,11 +116,14 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
   }
   result.panels = arena.template take<T*>(problem.threads);
   result.threads = arena.template take<DirectThreadScratch<T>>(problem.threads);
+  result.direct_keys = arena.template take<KeysOnDemand<T>>(problem.threads);
   const bool counting = result.threads == nullptr;
   for (int thread = 0; thread < problem.threads; ++thread) {
     T* panel = arena.template take<T>(simd::panel_features * size);
     const auto scratch = DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
+    const auto keys = KeysOnDemand<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
     if (!counting) {
+      result.direct_keys[thread] = keys;
       result.panels[thread] = panel;
       result.threads[thread] = scratch;
     }

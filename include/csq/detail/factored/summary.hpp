@@ -23,7 +23,8 @@ inline Quadratic feature_coefficients(const Weight& weight) {
 // minimum.
 inline simd::FeatureMap feature_map(const Weight& weight, Index dim, bool shift_gradient = false) {
   const Quadratic c = feature_coefficients(weight);
-  return {dim, c.c2 != 0, c.c1 != 0 || shift_gradient, c.c0 != 0};
+  // A constant weight does not depend on the keys, but NaN in one of them must still reach the rows: as 0·k.
+  return {dim, c.c2 != 0, c.c1 != 0 || c.c2 == 0 || shift_gradient, c.c0 != 0};
 }
 
 // Features [first, last) of a summary, in the memory of whoever made it.
@@ -49,6 +50,14 @@ struct SummarySlice {
   void clear() const {
     std::fill_n(summary, summary_size(), T(0));
     std::fill_n(normalizer, last - first, T(0));
+  }
+
+  // Σ_j |k_j|² of the keys absorbed, the part of these features: the sums of k_a·k_a are features of the normaliser.
+  double square_sum() const {
+    double sum = 0;
+    for (Index a = 0, feature = 0; map.pairs && a < map.dim; feature += map.dim - a, ++a)
+      if (feature >= first && feature < last) sum += static_cast<double>(normalizer[feature - first]);
+    return sum;
   }
 
   // S += Φ(X)ᵀ [Y, r] for a packed block: [V, 1] of keys, with the packed row of ones as r.

@@ -253,7 +253,8 @@ struct KernelSet {
   void (*one_query)(const OneQueryBlock<T>& block);
   void (*short_head)(const ShortHead<T>& head);
   void (*divide)(const DivideRows<T>& rows);
-  void (*add)(Index count, const T* from, T* to);  // to += from, whole cache lines
+  void (*square_norms)(const T* packed, Index tokens, Index dim, T* norms);  // norms[t] = Σ_a x_ta², [B]
+  void (*add)(Index count, const T* from, T* to);                            // to += from, whole cache lines
 };
 
 }  // namespace CSQ_CODE::detail::simd

@@ -19,7 +19,8 @@
 
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
-    add_rows<T>, pack<T>, pack_values<T>, absorb<T>, read<T>, direct<T>, one_query<T>, short_head<T>, divide<T>, add<T>,
+    add_rows<T>,  pack<T>,       pack_values<T>, absorb<T>,       read<T>, direct<T>,
+    one_query<T>, short_head<T>, divide<T>,      square_norms<T>, add<T>,
 };
 
 template <class T>

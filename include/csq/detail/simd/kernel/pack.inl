@@ -210,3 +210,16 @@ void add_rows(const Source<T>& source, double* sum) {
     sum[column] += total;
   }
 }
+
+template <class T>
+void square_norms(const T* packed, Index tokens, Index dim, T* norms) {
+  for (Index token = 0; token < tokens; token += lanes<T>) {
+    Vector<T> sum = {};
+    for (Index row = 0; row < dim; ++row) {
+      Vector<T> x;
+      load<T>(packed + row * block_tokens<T> + token, x);
+      sum += x * x;
+    }
+    store<T>(norms + token, sum);
+  }
+}
