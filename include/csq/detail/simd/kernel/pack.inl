@@ -59,6 +59,7 @@ void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
         store<T>(to + column, value);
       }
     }
+    if (column == row_stride) continue;
     // Rows shorter than a vector: element by element they would be most of what a short head costs.
     if (source.dim_stride == 1)
       for (; column + step <= source.dim; column += step) copy_piece(from + column, to + column);
