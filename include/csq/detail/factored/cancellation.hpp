@@ -9,8 +9,8 @@
 // (measured: at most 5 of ε·A_i/δ_i in 160 kinds of data; .05 to .3 on normal random numbers). A_i/δ_i is about 2d on
 // random numbers, below 250 on the heads of a language model at d = 64, centred or not, and without bound where scores
 // nearly cancel the shift, keys share an offset that the query is orthogonal to, or one key is much longer than others.
-// Rows with ε·A_i > 2√ε·δ_i, A_i/δ_i > 2¹³ in float and 2²⁷ in double, are not read but served directly, their whole
-// block with them. What is read loses half of its digits at worst. NaN in q_i or in a key stays what it is.
+// Rows with ε·A_i > 2√ε·δ_i, A_i/δ_i > 2¹³ in float and 2²⁷ in double, are not read but served directly; their
+// neighbours keep their bits. What is read loses half of its digits at worst. NaN in q_i or in a key stays what it is.
 #pragma once
 
 #include <cmath>

@@ -254,33 +254,48 @@ class FactoredRun {
           key_squares += scratch_.square_sums[(h * scratch_.slices + slice) * scratch_.superblock + slot];
         const Index read =
             smaller(smaller(chunk, scratch_.plan.first_kept) * chunk_size(), scratch_.packers.key[h].length);
-        if (cancels(queries_at(h, g, slot), rows.real, mine.normalizer, key_squares, read)) {
-          mine = scratch_.threads[thread];
-          serve_directly(h, g, rows, thread);
-        }
+        bool again[std::size_t{simd::block_tokens<T>}];
+        const bool any = cancels(queries_at(h, g, slot), rows.real, mine.normalizer, key_squares, read, again);
+        write(h, g, rows, mine);
+        if (any) serve_again(h, g, rows, again, thread);
+      } else {
+        write(h, g, rows, mine);
       }
-      write(h, g, rows, mine);
     });
   }
 
-  // Whether a row of a packed block has lost too much: it has read `keys` keys.
-  bool cancels(const T* query, Index rows, const T* normalizer, double key_squares, Index keys) const {
+  // Whether a row of a packed block has lost too much, and which: it has read `keys` keys.
+  bool cancels(const T* query, Index rows, const T* normalizer, double key_squares, Index keys, bool* again) const {
+    std::fill_n(again, simd::block_tokens<T>, true);
     if (coefficients_.c2 == 0) return false;
     if (keys == 0) return leave_range(problem_, rows, normalizer);
     const CancellationBound<T> bound(coefficients_, key_squares, keys);
     const T least = least_normalizer<T>(problem_.keys());
-    T squares[simd::block_tokens<T>];
+    T squares[std::size_t{simd::block_tokens<T>}];
     simd::kernels<T>().square_norms(query, rows, problem_.key_dim(), squares);
-    bool allowed = true;
-    for (Index row = 0; row < rows; ++row)
-      allowed &= bound.allows(static_cast<double>(squares[row]), normalizer[row], least);
-    return !allowed;
+    bool any = false;
+    for (Index row = 0; row < rows; ++row) {
+      again[row] = !bound.allows(static_cast<double>(squares[row]), normalizer[row], least);
+      any = any || again[row];
+    }
+    return any;
   }
 
-  // The rows anew, from the keys where the caller has them; the sums are in the thread's scratch.
-  void serve_directly(Index h, Index g, const Rows& rows, int thread) const {
+  // Serves a block directly, from the keys where the caller has them, and writes the rows that had lost too much. The
+  // others stay what they were: what is wrong with one row, as a NaN in a key that it alone sees, may not show in the
+  // bits of its neighbours.
+  void serve_again(Index h, Index g, const Rows& rows, const bool* again, int thread) const {
+    const DirectThreadScratch<T>& mine = scratch_.threads[thread];
     serve_on_demand(problem_, scratch_.packers.query[h * group_ + g], scratch_.packers.key[h], batch(h), key_head(h),
-                    rows.first, rows.real, scratch_.threads[thread], scratch_.direct_keys[thread]);
+                    rows.first, rows.real, mine, scratch_.direct_keys[thread]);
+    for (Index row = 0; row < rows.real; ++row) {
+      if (!again[row]) continue;
+      DirectThreadScratch<T> one = mine;
+      one.numerator += row * scratch_.value_stride;
+      one.normalizer += row;
+      one.maximum += row;
+      write(h, g, {rows.first + row, 1, 1}, one);
+    }
   }
 
   // Without a mask every row reads the whole summary.
@@ -299,11 +314,14 @@ class FactoredRun {
         for (Index slice = 0; slice < scratch_.slices; ++slice)
           scratch_.slice(h, slice).read(coefficients_, mine.query, rows.real, scratch_.panels[thread], mine.numerator,
                                         mine.normalizer);
-        if (cancels(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
-                    scratch_.packers.key[h].length))
-          serve_directly(h, g, rows, thread);
+        bool again[std::size_t{simd::block_tokens<T>}];
+        const bool any = cancels(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
+                                 scratch_.packers.key[h].length, again);
+        write(h, g, rows, mine);
+        if (any) serve_again(h, g, rows, again, thread);
+      } else {
+        write(h, g, rows, mine);
       }
-      write(h, g, rows, mine);
     });
   }
 
