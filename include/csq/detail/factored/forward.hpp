@@ -153,9 +153,13 @@ class FactoredRun {
       if (rows.real > 0) {
         scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         serve_stored(h, 0, 0, chunk, mine.query, rows, mine);
-        if (leave_range(problem_, rows.real, mine.normalizer)) serve_directly(h, g, rows, thread);
+        bool again[std::size_t{simd::block_tokens<T>}];
+        const bool any = leaves_range(rows.real, mine.normalizer, again);
+        write(h, g, rows, mine);
+        if (any) serve_again(h, g, rows, again, thread);
+      } else {
+        write(h, g, rows, mine);
       }
-      write(h, g, rows, mine);
     });
   }
 
@@ -264,11 +268,20 @@ class FactoredRun {
     });
   }
 
+  // Whether the weights of a row have left T's range, and of which, where they may be rescaled.
+  bool leaves_range(Index rows, const T* normalizer, bool* again) const {
+    bool any = false;
+    for (Index row = 0; row < rows; ++row) {
+      again[row] = problem_.weight.is_scale_blind() && !all_in_range(normalizer + row, 1, problem_.keys());
+      any = any || again[row];
+    }
+    return any;
+  }
+
   // Whether a row of a packed block has lost too much, and which: it has read `keys` keys.
   bool cancels(const T* query, Index rows, const T* normalizer, double key_squares, Index keys, bool* again) const {
-    std::fill_n(again, simd::block_tokens<T>, true);
     if (coefficients_.c2 == 0) return false;
-    if (keys == 0) return leave_range(problem_, rows, normalizer);
+    if (keys == 0) return leaves_range(rows, normalizer, again);
     const CancellationBound<T> bound(coefficients_, key_squares, keys);
     const T least = least_normalizer<T>(problem_.keys());
     T squares[std::size_t{simd::block_tokens<T>}];
