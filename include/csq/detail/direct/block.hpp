@@ -86,14 +86,14 @@ class BlockService {
   template <class KeysAt>
   void serve_rescaled(bool stays, const KeysAt& keys_at) const {
     constexpr int highest = std::numeric_limits<T>::max_exponent - 4;  // the row is 1 to 4 already
-    int exponent[size];
-    bool rescaled[size];
+    int exponent[std::size_t{size}];
+    bool rescaled[std::size_t{size}];
     for (Index row = 0; row < queries_; ++row) {
       exponent[row] = 0;
       rescaled[row] = !all_in_range(scratch_.normalizer + row, 1, problem_.keys());
       if (rescaled[row]) bring_to_unit_size(row, exponent[row]);
     }
-    T largest[size];
+    T largest[std::size_t{size}];
     find_largest_scores(keys_at, largest);
     for (Index row = 0; row < queries_; ++row)
       if (rescaled[row] && largest[row] > 0 && largest[row] <= std::numeric_limits<T>::max())

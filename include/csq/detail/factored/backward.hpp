@@ -366,7 +366,7 @@ class FactoredBackwardRun {
     const Rows rows = queries_in(h, chunk);
     const CancellationBound<T> bound(coefficients_, key_squares, keys_read(h, chunk));
     const Head<const T> normalizer = problem_.normalizer.head(batch(h), key_head(h) * group_ + g);
-    T squares[size];
+    T squares[std::size_t{size}];
     simd::kernels<T>().square_norms(query.packed, rows.count, p_.key_dim(), squares);
     for (Index row = 0; row < rows.count; ++row) {
       const T sum = weight_sum(p_, normalizer(rows.first + row, 0));
@@ -428,7 +428,7 @@ class FactoredBackwardRun {
     for (Index chunk = 0; chunk < scratch_.query_chunks; ++chunk)
       bound += scratch_.gradient_bound[chunk_index(h, g, chunk)];
     // Rows up to whole blocks: all of them as one packed block of so many columns.
-    T squares[size];
+    T squares[std::size_t{size}];
     simd::kernels<T>().square_norms(query_gradient(h, g, 0), size, scratch_.query_rows / size * scratch_.key_stride,
                                     squares);
     double sum = 0;
