@@ -104,6 +104,7 @@ class Run {
       bench::RowMeasurement row(task, settings_, watch, progress_);
       results_.rows.push_back(row.run(share, std::max(left, share), heading));
       use_peak(watch.best());
+      results_.machine.best_peak_turn = watch.best_turn();
       save();
       if (i + 1 == tasks_.size() || tasks_[i + 1].inputs != task.inputs) task.inputs->release();
     }

@@ -49,14 +49,17 @@ inline std::string speedup_text(const Machine& machine) {
 
 inline double scatter(const Quartiles& seconds) { return (seconds.upper - seconds.lower) / seconds.median; }
 
-inline double peak_share(const Point& point, double best_peak) {
-  return point.peak > 0 && best_peak > 0 ? point.peak / best_peak : 1;
+inline double peak_share(const Point& point, double best_turn) {
+  return point.peak > 0 && best_turn > 0 ? point.peak / best_turn : 1;
+}
+inline double peak_share(const Point& point, const Machine& machine) {
+  return peak_share(point, machine.best_peak_turn);
 }
 
 // One size, for the comparison of factored with `rival`.
 inline Disturbance disturbance_of(const Point& point, Contestant rival, const Machine& machine) {
   if (threads_do_not_help(machine)) return Disturbance::threads;
-  if (peak_share(point, machine.peak_all_threads) < least_peak_share) return Disturbance::peak;
+  if (peak_share(point, machine) < least_peak_share) return Disturbance::peak;
   const double worst = std::max(scatter(point.seconds[rival]), scatter(point.seconds[csq_factored]));
   return worst > most_scatter ? Disturbance::scatter : Disturbance::none;
 }
@@ -71,8 +74,8 @@ inline Disturbance disturbance_of(const Crossover& crossover, const std::vector<
 }
 
 // Above 1 where a size shows a sign of its own: what tells the better of two measurements.
-inline double severity(const Point& point, double best_peak) {
-  double worst = least_peak_share / peak_share(point, best_peak);
+inline double severity(const Point& point, double best_turn) {
+  double worst = least_peak_share / peak_share(point, best_turn);
   for (const Quartiles& seconds : point.seconds) worst = std::max(worst, scatter(seconds) / most_scatter);
   return worst;
 }

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <string_view>
+#include <vector>
 
 #include "threads.hpp"
 
@@ -103,6 +104,11 @@ inline PeakKernel peak_kernel(std::string_view set) {
   return {portable_peak_loop, 14 * 4 * 2};
 }
 
+struct PeakTime {
+  double all = 0;      // seconds from the first thread's start to the last one's end
+  double slowest = 0;  // that the slowest thread took by its own clock: without waking up
+};
+
 // The peak loop on some threads, each doing the same work: a run takes about `seconds` where nothing else runs.
 class PeakRun {
  public:
@@ -110,23 +116,30 @@ class PeakRun {
     for (int i = 0; i < 24; ++i) starts_[i] = 1.0f + 0.01f * static_cast<float>(i);
     constexpr double long_enough = 0.004;
     double taken = 0;
-    for (iterations_ = 1000; (taken = timed(1, iterations_)) < long_enough;) iterations_ *= 2;
+    for (iterations_ = 1000; (taken = timed(1, iterations_).all) < long_enough;) iterations_ *= 2;
     // The fastest of a few: a busy moment must not make the runs short.
-    for (int repeat = 0; repeat < 4; ++repeat) taken = std::min(taken, timed(1, iterations_));
+    for (int repeat = 0; repeat < 4; ++repeat) taken = std::min(taken, timed(1, iterations_).all);
     iterations_ = std::max(1000L, static_cast<long>(static_cast<double>(iterations_) * seconds / taken));
   }
 
   double flops() const { return kernel_.flops_per_iteration * static_cast<double>(iterations_) * threads_; }
 
-  // Seconds that one run takes, or `times` as long a run.
-  double operator()(int times = 1) const { return timed(threads_, times * iterations_); }
+  // One run, or one that is `times` as long.
+  PeakTime operator()(int times = 1) const { return timed(threads_, times * iterations_); }
 
  private:
-  double timed(int threads, long iterations) const {
-    const auto start = std::chrono::steady_clock::now();
-    parallel_for(threads, threads,
-                 [&](Index, int) { [[maybe_unused]] volatile float sink = kernel_.loop(iterations, starts_); });
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  using Clock = std::chrono::steady_clock;
+  static double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+  PeakTime timed(int threads, long iterations) const {
+    std::vector<double> own(static_cast<std::size_t>(threads));
+    const auto start = Clock::now();
+    parallel_for(threads, threads, [&](Index task, int) {
+      const auto own_start = Clock::now();
+      [[maybe_unused]] volatile float sink = kernel_.loop(iterations, starts_);
+      own[static_cast<std::size_t>(task)] = since(own_start);
+    });
+    return {since(start), *std::max_element(own.begin(), own.end())};
   }
 
   PeakKernel kernel_;
@@ -139,7 +152,7 @@ class PeakRun {
 inline double measure_fma_peak(std::string_view set, int threads, int repeats = 60) {
   const PeakRun run(set, threads, 0.004);
   double best = 0;
-  for (int repeat = 0; repeat < repeats; ++repeat) best = std::max(best, run.flops() / run());
+  for (int repeat = 0; repeat < repeats; ++repeat) best = std::max(best, run.flops() / run().all);
   return best;
 }
 

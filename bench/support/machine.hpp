@@ -17,6 +17,7 @@ struct Machine {
   int cores = 1;                // that they may run on
   double peak_one_thread = 0;   // flops per second
   double peak_all_threads = 0;  // with `threads` threads
+  double best_peak_turn = 0;    // of those that the peak took while sizes were timed (peak_watch.hpp)
 };
 
 inline std::string processor_name() {

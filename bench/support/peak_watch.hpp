@@ -12,23 +12,27 @@ class PeakWatch {
  public:
   PeakWatch(std::string_view set, int threads, double best) : run_(set, threads, run_seconds), best_(best) {}
 
-  // Flops per second of one run, of `seconds` or of a few milliseconds at least. In one piece: threads that have just
-  // slept are served first, so that many short runs would look better than the long call beside them.
+  // Flops per second of one run, of `seconds` or of a few milliseconds at least, by its slowest thread's own clock:
+  // many threads take their time to wake up, busy or not. In one piece: threads that have just slept are served first,
+  // so that many short runs would look better than the long call beside them.
   double turn(double seconds) {
     const int times = std::max(1, static_cast<int>(seconds / run_seconds));
-    const double rate = run_.flops() * times / run_(times);
-    best_ = std::max(best_, rate);
+    const PeakTime time = run_(times);
+    const double flops = run_.flops() * times, rate = flops / time.slowest;
+    best_ = std::max(best_, flops / time.all);
+    best_turn_ = std::max(best_turn_, rate);
     return rate;
   }
 
-  // The best rate of any run, or the one that was known before.
+  // The best rate from start to end of any run, or the one that was known before.
   double best() const { return best_; }
+  double best_turn() const { return best_turn_; }
 
  private:
   static constexpr double run_seconds = 0.004;
 
   PeakRun run_;
-  double best_;
+  double best_, best_turn_ = 0;
 };
 
 }  // namespace bench

@@ -84,7 +84,7 @@ inline std::string csv_of(const Results& results) {
           file << std::llround(crossover.tokens);
         verdicts += verdict_word(crossover, disturbance);
       }
-      file << verdicts << ',' << peak_share(point, peak) << ','
+      file << verdicts << ',' << peak_share(point, results.machine) << ','
            << name_of(disturbance_of(point, softmax, results.machine)) << '\n';
     }
   }
@@ -147,7 +147,7 @@ inline std::string json_of(const Results& results) {
                        {"served_directly", point.served_directly},
                        {"repeats", point.repeats},
                        {"relative_error", point.relative_error},
-                       {"peak_share", peak_share(point, machine.peak_all_threads)},
+                       {"peak_share", peak_share(point, machine)},
                        {"disturbed", name_of(disturbance_of(point, softmax, machine))}};
       constexpr const char* keys[] = {"softmax", "csq_direct", "csq_factored"};
       for (const Contestant contestant : contestants) {

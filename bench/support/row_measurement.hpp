@@ -14,10 +14,10 @@
 namespace bench {
 
 // Puts a measurement among the points; of two of one size the less disturbed one stays.
-inline void add_point(std::vector<Point>& points, const Point& point, double best_peak) {
+inline void add_point(std::vector<Point>& points, const Point& point, double best_turn) {
   for (Point& other : points)
     if (other.tokens == point.tokens) {
-      if (severity(point, best_peak) < severity(other, best_peak)) other = point;
+      if (severity(point, best_turn) < severity(other, best_turn)) other = point;
       return;
     }
   points.push_back(point);
@@ -26,10 +26,10 @@ inline void add_point(std::vector<Point>& points, const Point& point, double bes
 
 // The most disturbed size among those that a crossover was read from or that were asked for; 0 where none is.
 inline Index disturbed_size(const std::vector<Point>& points, const std::vector<Index>& sizes, bool search,
-                            double best_peak) {
+                            double best_turn) {
   const Point* worst = nullptr;
   const auto look_at = [&](const Point& point) {
-    if (severity(point, best_peak) > std::max(1.0, worst != nullptr ? severity(*worst, best_peak) : 0)) worst = &point;
+    if (severity(point, best_turn) > std::max(1.0, worst != nullptr ? severity(*worst, best_turn) : 0)) worst = &point;
   };
   for (const Point& point : points)
     if (std::find(sizes.begin(), sizes.end(), point.tokens) != sizes.end()) look_at(point);
@@ -67,7 +67,7 @@ class RowMeasurement {
     const double start = progress_.seconds();
     const auto passed = [&] { return progress_.seconds() - start; };
     const auto measure = [&](Index tokens) {
-      add_point(result.points, point(tokens, seconds - passed(), heading), watch_.best());
+      add_point(result.points, point(tokens, seconds - passed(), heading), watch_.best_turn());
     };
 
     const std::vector<Index> sizes = sizes_to_begin_with(task_, settings_.max_tokens);
@@ -84,7 +84,7 @@ class RowMeasurement {
       if (next != 0) {
         ++searched;
       } else {
-        next = disturbed_size(result.points, task_.sizes, task_.search, watch_.best());
+        next = disturbed_size(result.points, task_.sizes, task_.search, watch_.best_turn());
         ++again;
         if (next == 0 || again > most_again || passed() > (again > least_again ? seconds : patience)) break;
       }

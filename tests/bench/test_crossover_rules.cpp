@@ -24,7 +24,7 @@ Machine quiet_machine() {
   Machine machine;
   machine.threads = machine.cores = 2;
   machine.peak_one_thread = peak / 2;
-  machine.peak_all_threads = peak;
+  machine.peak_all_threads = machine.best_peak_turn = peak;
   return machine;
 }
 
