@@ -110,12 +110,13 @@ inline Method cheaper_backward_method(const Workload& work, Index features) {
   return factored < direct ? Method::factored : Method::direct;
 }
 
-// Features that a weight needs: a degree whose coefficient is zero is not computed.
+// Features that a weight needs: a degree whose coefficient is zero is not computed, but that a constant weight has the
+// keys for their NaN.
 inline Index feature_count(const Weight& weight, Index key_dim) {
   const Index largest = feature_count(key_dim);
   if (weight.kind == Weight::Kind::feature_product) return key_dim;
   const Quadratic& c = weight.quadratic;
-  return (c.c2 != 0 ? largest - key_dim - 1 : 0) + (c.c1 != 0 ? key_dim : 0) + (c.c0 != 0 ? 1 : 0);
+  return (c.c2 != 0 ? largest - key_dim - 1 : 0) + (c.c1 != 0 || c.c2 == 0 ? key_dim : 0) + (c.c0 != 0 ? 1 : 0);
 }
 
 }  // namespace CSQ_CODE::detail
