@@ -1,5 +1,5 @@
-// Calls that do not compile, each with the one sentence that says why. A test defines the name of one of them, compiles
-// this file and looks for the sentence beside the name; `allowed` compiles.
+// Calls that do not compile, each with the one sentence that says why. A test defines CASE_ and the name of one of
+// them, compiles this file and looks for the sentence beside the name; CASE_allowed compiles.
 #include <Eigen/SparseCore>
 #include <csq/csq.hpp>
 
@@ -19,90 +19,92 @@ namespace {
   const csq::Heads<float> out_heads = csq::heads_of(out), normalizer_heads = csq::heads_of(normalizer),
                           gradient = csq::heads_of(dq);
 
-#ifdef allowed
+#ifdef CASE_allowed
   csq::attention(mechanism, q, k, v, out);
   csq::attention_backward(mechanism, query_heads, query_heads, query_heads, out_heads, normalizer_heads, query_heads,
                           {gradient, csq::heads_of(dk), csq::heads_of(dv)});
 
   // Matrices.
-#elif defined(expression_as_input)           // csq: an expression has no memory: evaluate it into a matrix first
+#elif defined(CASE_expression_as_input)      // csq: an expression has no memory: evaluate it into a matrix first
   csq::attention(mechanism, q + k, k, v, out);
-#elif defined(expressions_as_inputs)         // csq: an expression has no memory: evaluate it into a matrix first
+#elif defined(CASE_expressions_as_inputs)    // csq: an expression has no memory: evaluate it into a matrix first
   out = csq::attention(mechanism, 2 * q, k * v, v.reverse());
-#elif defined(expression_as_output)          // csq: an expression has no memory: evaluate it into a matrix first
+#elif defined(CASE_expression_as_output)     // csq: an expression has no memory: evaluate it into a matrix first
   csq::attention(mechanism, q, k, v, q + k);
-#elif defined(expression_as_heads)           // csq: an expression has no memory: evaluate it into a matrix first
+#elif defined(CASE_expression_as_heads)      // csq: an expression has no memory: evaluate it into a matrix first
   csq::attention(mechanism, csq::heads_of(q + k), csq::heads_of(k), csq::heads_of(v), out_heads);
-#elif defined(temporary_as_output)           // csq: an output is a temporary, and what is written to it would be lost
+#elif defined(CASE_temporary_as_output)      // csq: an output is a temporary, and what is written to it would be lost
   csq::attention(mechanism, q, k, v, csq::Matrix<float>(4, 4));
-#elif defined(temporary_as_normalizer)       // csq: an output is a temporary, and what is written to it would be lost
+#elif defined(CASE_temporary_as_normalizer)  // csq: an output is a temporary, and what is written to it would be lost
   csq::attention(mechanism, q, k, v, out, csq::Matrix<float>());
-#elif defined(temporary_as_heads)            // csq: a temporary matrix would be gone before its view is used
+#elif defined(CASE_temporary_as_heads)       // csq: a temporary matrix would be gone before its view is used
   csq::attention(mechanism, csq::heads_of(csq::Matrix<float>(4, 4)), csq::heads_of(k), csq::heads_of(v), out_heads);
-#elif defined(temporary_reference_as_heads)  // csq: a temporary matrix would be gone before its view is used
+#elif defined(CASE_temporary_reference_as_heads)  // csq: a temporary matrix would be gone before its view is used
   csq::heads_of(Eigen::Ref<const Eigen::MatrixXf>(q + k));
-#elif defined(const_matrix_as_output)        // csq: an output is written to, so its elements cannot be const
+#elif defined(CASE_const_matrix_as_output)        // csq: an output is written to, so its elements cannot be const
   csq::attention(mechanism, q, k, v, constant);
-#elif defined(const_map_as_output)           // csq: an output is written to, so its elements cannot be const
+#elif defined(CASE_const_map_as_output)           // csq: an output is written to, so its elements cannot be const
   csq::attention(mechanism, q, k, v, Eigen::Map<const Eigen::MatrixXf>(q.data(), 4, 4));
-#elif defined(const_block_as_output)         // csq: an output is written to, so its elements cannot be const
+#elif defined(CASE_const_block_as_output)         // csq: an output is written to, so its elements cannot be const
   csq::attention(mechanism, q, k, v, constant.topRows(4));
-#elif defined(const_normalizer)              // csq: an output is written to, so its elements cannot be const
+#elif defined(CASE_const_normalizer)              // csq: an output is written to, so its elements cannot be const
   csq::attention(mechanism, q, k, v, out, constant);
-#elif defined(integer_matrices)              // csq: arrays are of float or double: convert others first
+#elif defined(CASE_integer_matrices)              // csq: arrays are of float or double: convert others first
   csq::attention(mechanism, of_int, of_int, of_int, of_int);
-#elif defined(integer_matrices_returned)     // csq: arrays are of float or double: convert others first
+#elif defined(CASE_integer_matrices_returned)     // csq: arrays are of float or double: convert others first
   csq::attention(mechanism, of_int, of_int, of_int);
-#elif defined(long_double_matrix)            // csq: arrays are of float or double: convert others first
+#elif defined(CASE_long_double_matrix)            // csq: arrays are of float or double: convert others first
   csq::attention(mechanism, csq::Matrix<long double>(4, 4), k, v, out);
-#elif defined(float_and_double_matrices)     // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_float_and_double_matrices)  // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention(mechanism, q, of_double, v, out);
-#elif defined(float_and_double_returned)     // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_float_and_double_returned)  // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention(mechanism, q, of_double, v);
-#elif defined(output_of_double)              // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_output_of_double)           // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention(mechanism, q, k, v, of_double, {.causal = true});
-#elif defined(sparse_matrix)                 // csq: matrices are dense: convert others first
+#elif defined(CASE_sparse_matrix)              // csq: matrices are dense: convert others first
   csq::attention(mechanism, sparse, k, v, out);
-#elif defined(backward_of_expressions)       // csq: an expression has no memory: evaluate it into a matrix first
+#elif defined(CASE_backward_of_expressions)    // csq: an expression has no memory: evaluate it into a matrix first
   csq::attention_backward(mechanism, q, k, v, out, normalizer, out - v,
                           {gradient, csq::heads_of(dk), csq::heads_of(dv)});
-#elif defined(backward_float_and_double)     // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_backward_float_and_double)  // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention_backward(mechanism, q, k, v, out, normalizer, of_double, {gradient, gradient, gradient});
 
   // Heads.
-#elif defined(integer_heads)                 // csq: arrays are of float or double: convert others first
+#elif defined(CASE_integer_heads)              // csq: arrays are of float or double: convert others first
   csq::attention(mechanism, int_heads, int_heads, int_heads, int_heads);
-#elif defined(float_and_double_heads)        // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_float_and_double_heads)     // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention(mechanism, query_heads, double_heads, query_heads, out_heads);
-#elif defined(normalizer_of_double)          // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_normalizer_of_double)       // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention(mechanism, query_heads, query_heads, query_heads, out_heads, csq::heads_of(of_double));
-#elif defined(const_heads_as_output)         // csq: an output is written to, so its elements cannot be const
+#elif defined(CASE_const_heads_as_output)      // csq: an output is written to, so its elements cannot be const
   csq::attention(mechanism, query_heads, query_heads, query_heads, query_heads);
-#elif defined(const_heads_as_normalizer)     // csq: an output is written to, so its elements cannot be const
+#elif defined(CASE_const_heads_as_normalizer)  // csq: an output is written to, so its elements cannot be const
   csq::attention(mechanism, query_heads, query_heads, query_heads, out_heads, query_heads);
-#elif defined(backward_heads_of_two_types)   // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined( \
+    CASE_backward_heads_of_two_types)     // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention_backward(mechanism, query_heads, query_heads, query_heads, out_heads, normalizer_heads, double_heads,
                           {gradient, gradient, gradient});
-#elif defined(const_gradient)                // csq: a gradient is written to, so its elements cannot be const
+#elif defined(CASE_const_gradient)        // csq: a gradient is written to, so its elements cannot be const
   csq::attention_backward(mechanism, query_heads, query_heads, query_heads, out_heads, normalizer_heads, query_heads,
                           {query_heads, gradient, gradient});
-#elif defined(gradient_of_double)            // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_gradient_of_double)    // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention_backward(mechanism, query_heads, query_heads, query_heads, out_heads, normalizer_heads, query_heads,
                           {csq::heads_of(of_double), gradient, gradient});
-#elif defined(gradients_of_double)           // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_gradients_of_double)   // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention_backward(mechanism, query_heads, query_heads, query_heads, out_heads, normalizer_heads, query_heads,
                           csq::Gradients<double>{});
 
   // Penalties.
-#elif defined(penalty_of_two_types)          // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_penalty_of_two_types)  // csq: float and double do not mix: a call's arrays have one scalar type
   csq::bound_penalty(query_heads, double_heads, gradient, gradient);
-#elif defined(penalty_into_const)            // csq: an output is written to, so its elements cannot be const
+#elif defined(CASE_penalty_into_const)    // csq: an output is written to, so its elements cannot be const
   csq::bound_penalty(query_heads, query_heads, gradient, query_heads);
-#elif defined(sampled_penalty_of_two_types)  // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined( \
+    CASE_sampled_penalty_of_two_types)         // csq: float and double do not mix: a call's arrays have one scalar type
   csq::sampled_bound_penalty(query_heads, double_heads, gradient, gradient, 2, 1);
-#elif defined(rank_penalty_of_two_types)     // csq: float and double do not mix: a call's arrays have one scalar type
+#elif defined(CASE_rank_penalty_of_two_types)  // csq: float and double do not mix: a call's arrays have one scalar type
   csq::rank_penalty(double_heads, gradient);
-#elif defined(rank_penalty_into_const)       // csq: an output is written to, so its elements cannot be const
+#elif defined(CASE_rank_penalty_into_const)    // csq: an output is written to, so its elements cannot be const
   csq::rank_penalty(query_heads, query_heads);
 #endif
 }

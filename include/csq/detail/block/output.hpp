@@ -37,7 +37,7 @@ template <class T>
 T scaled_normalizer(T value, int exponent) {
   if (exponent == 0) return value;
   const T scaled = static_cast<T>(std::ldexp(static_cast<double>(value), exponent));
-  const bool held = scaled >= std::numeric_limits<T>::min() && scaled <= std::numeric_limits<T>::max();
+  const bool held = scaled >= (std::numeric_limits<T>::min)() && scaled <= (std::numeric_limits<T>::max)();
   return value == 0 || held ? scaled : std::numeric_limits<T>::quiet_NaN();
 }
 

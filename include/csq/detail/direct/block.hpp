@@ -40,7 +40,7 @@ template <class T>
 bool all_in_range(const T* normalizer, Index rows, Index keys) {
   const T least = least_normalizer<T>(keys);
   for (Index row = 0; row < rows; ++row)
-    if (!(normalizer[row] >= least && normalizer[row] <= std::numeric_limits<T>::max())) return false;
+    if (!(normalizer[row] >= least && normalizer[row] <= (std::numeric_limits<T>::max)())) return false;
   return true;
 }
 
@@ -96,7 +96,7 @@ class BlockService {
     T largest[std::size_t{size}];
     find_largest_scores(keys_at, largest);
     for (Index row = 0; row < queries_; ++row)
-      if (rescaled[row] && largest[row] > 0 && largest[row] <= std::numeric_limits<T>::max())
+      if (rescaled[row] && largest[row] > 0 && largest[row] <= (std::numeric_limits<T>::max)())
         multiply(row, smaller(-std::ilogb(largest[row]), highest), exponent[row]);
     scratch_.clear_sums(problem_.value_dim(), queries_);
     add_all(kernel_weight(problem_.weight), stays, keys_at);
@@ -113,7 +113,7 @@ class BlockService {
     packer.pack(first_ + row, 1, scratch_.rows, scratch_.sums, nullptr);
     T largest = 0;
     for (Index a = 0; a < dim; ++a) largest = larger(largest, std::abs(scratch_.rows[a]));
-    if (!(largest > 0 && largest <= std::numeric_limits<T>::max()) || packer_.factor == 0) return;
+    if (!(largest > 0 && largest <= (std::numeric_limits<T>::max)()) || packer_.factor == 0) return;
     exponent = -std::ilogb(packer_.factor) - std::ilogb(largest);
     packer.factor = std::ldexp(packer_.factor, exponent);
     packer.pack(first_ + row, 1, scratch_.rows, scratch_.sums, nullptr);

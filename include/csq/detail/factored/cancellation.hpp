@@ -37,7 +37,7 @@ struct CancellationBound {
   // Also where weights have underflowed or overflowed: then no bound says anything.
   bool allows(double query_square, T normalizer, T least) const {
     const double sum = static_cast<double>(normalizer);
-    return (of(query_square) <= sum && normalizer >= least && normalizer <= std::numeric_limits<T>::max()) ||
+    return (of(query_square) <= sum && normalizer >= least && normalizer <= (std::numeric_limits<T>::max)()) ||
            is_nan(query_square) || is_nan(per_square);
   }
 };
