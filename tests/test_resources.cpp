@@ -183,7 +183,7 @@ TEST_CASE("64 KiB of stack are enough") {
       INFO(call.name << ", " << 8 * sizeof(T) << " bits");
       csq::Options options;
       options.threads = 1;
-      on_a_stack_of(PTHREAD_STACK_MIN + (64 << 10), [&] { call.run(options); });
+      on_a_stack_of(static_cast<std::size_t>(PTHREAD_STACK_MIN) + (std::size_t{64} << 10), [&] { call.run(options); });
       CHECK(calls.untouched() == !call.writes);
       calls.clear();
     }
