@@ -188,6 +188,7 @@ void pack_values(const Source<T>& source, Index value_stride, T* values) {
 
 template <class T>
 void add_rows(const Source<T>& source, double* sum) {
+  if (source.tokens == 0) return;  // of no rows the memory may be null, and may not even be counted from
   Index column = 0;
   if (source.dim_stride == 1) {
     for (; column + lanes<double> <= source.dim; column += lanes<double>) {
