@@ -1,7 +1,8 @@
 // When is a machine too busy to judge what was timed on it? Three signs, each with its bound:
 //
 //   threads   T threads on C cores reach less of the FMA peak than 1 + least_gain·(min(T, C) − 1) times one thread's
-//   peak      while a size was timed, the FMA peak, which takes its turn there, fell below least_peak_share of its best
+//   peak      while a size was timed, the FMA peak, which takes its turn there (peak_watch.hpp), fell below
+//             least_peak_share of its best
 //   scatter   the quartiles of a contestant's times are further apart than most_scatter of their median
 //
 // The first concerns a whole run, the others one size. A crossover is judged by the sizes that it was read from and by
@@ -20,7 +21,9 @@ namespace bench {
 
 // Another core brings at least half of what one thread has: processors slow down by less when all of their cores work.
 inline constexpr double least_gain = 0.5;
-inline constexpr double least_peak_share = 0.65;
+// Two threads beside one busy loop have .75. A stranger's hyper-thread on one of two cores of a shared host leaves .79,
+// and slows all contestants alike.
+inline constexpr double least_peak_share = 0.77;
 inline constexpr double most_scatter = 0.25;
 
 enum class Disturbance { none, threads, peak, scatter };

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <string_view>
 #include <vector>
 
@@ -104,9 +105,10 @@ inline PeakKernel peak_kernel(std::string_view set) {
   return {portable_peak_loop, 14 * 4 * 2};
 }
 
-struct PeakTime {
-  double all = 0;      // seconds from the first thread's start to the last one's end
-  double slowest = 0;  // that the slowest thread took by its own clock: without waking up
+// Flops per second of one run of the peak loop.
+struct PeakRate {
+  double together = 0;  // from the first thread's start to the last one's end
+  double apart = 0;     // what each thread reached by its own clock, summed: without waking up and waiting for the last
 };
 
 // The peak loop on some threads, each doing the same work: a run takes about `seconds` where nothing else runs.
@@ -115,31 +117,38 @@ class PeakRun {
   PeakRun(std::string_view set, int threads, double seconds) : kernel_(peak_kernel(set)), threads_(threads) {
     for (int i = 0; i < 24; ++i) starts_[i] = 1.0f + 0.01f * static_cast<float>(i);
     constexpr double long_enough = 0.004;
-    double taken = 0;
-    for (iterations_ = 1000; (taken = timed(1, iterations_).all) < long_enough;) iterations_ *= 2;
+    long iterations = 1000;
+    while (seconds_of(iterations) < long_enough) iterations *= 2;
     // The fastest of a few: a busy moment must not make the runs short.
-    for (int repeat = 0; repeat < 4; ++repeat) taken = std::min(taken, timed(1, iterations_).all);
-    iterations_ = std::max(1000L, static_cast<long>(static_cast<double>(iterations_) * seconds / taken));
+    double taken = seconds_of(iterations);
+    for (int repeat = 0; repeat < 4; ++repeat) taken = std::min(taken, seconds_of(iterations));
+    iterations_ = std::max(1000L, static_cast<long>(static_cast<double>(iterations) * seconds / taken));
   }
 
-  double flops() const { return kernel_.flops_per_iteration * static_cast<double>(iterations_) * threads_; }
+  // Of one run, all threads together.
+  double flops() const { return flops_of(iterations_) * threads_; }
 
   // One run, or one that is `times` as long.
-  PeakTime operator()(int times = 1) const { return timed(threads_, times * iterations_); }
+  PeakRate operator()(int times = 1) const {
+    const long iterations = times * iterations_;
+    std::vector<double> own(static_cast<std::size_t>(threads_), std::numeric_limits<double>::infinity());
+    const auto start = Clock::now();
+    on_each_thread(threads_, [&](int thread) { own[static_cast<std::size_t>(thread)] = seconds_of(iterations); });
+    PeakRate rate{flops_of(iterations) * threads_ / since(start), 0};
+    for (const double taken : own) rate.apart += flops_of(iterations) / taken;
+    return rate;
+  }
 
  private:
   using Clock = std::chrono::steady_clock;
   static double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-  PeakTime timed(int threads, long iterations) const {
-    std::vector<double> own(static_cast<std::size_t>(threads));
+  // Of one thread.
+  double flops_of(long iterations) const { return kernel_.flops_per_iteration * static_cast<double>(iterations); }
+  double seconds_of(long iterations) const {
     const auto start = Clock::now();
-    parallel_for(threads, threads, [&](Index task, int) {
-      const auto own_start = Clock::now();
-      [[maybe_unused]] volatile float sink = kernel_.loop(iterations, starts_);
-      own[static_cast<std::size_t>(task)] = since(own_start);
-    });
-    return {since(start), *std::max_element(own.begin(), own.end())};
+    [[maybe_unused]] volatile float sink = kernel_.loop(iterations, starts_);
+    return since(start);
   }
 
   PeakKernel kernel_;
@@ -152,7 +161,7 @@ class PeakRun {
 inline double measure_fma_peak(std::string_view set, int threads, int repeats = 60) {
   const PeakRun run(set, threads, 0.004);
   double best = 0;
-  for (int repeat = 0; repeat < repeats; ++repeat) best = std::max(best, run.flops() / run().all);
+  for (int repeat = 0; repeat < repeats; ++repeat) best = std::max(best, run().together);
   return best;
 }
 

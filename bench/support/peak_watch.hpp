@@ -12,16 +12,14 @@ class PeakWatch {
  public:
   PeakWatch(std::string_view set, int threads, double best) : run_(set, threads, run_seconds), best_(best) {}
 
-  // Flops per second of one run, of `seconds` or of a few milliseconds at least, by its slowest thread's own clock:
-  // many threads take their time to wake up, busy or not. In one piece: threads that have just slept are served first,
-  // so that many short runs would look better than the long call beside them.
+  // Flops per second of one run, of `seconds` or of a few milliseconds at least, each thread by its own clock: many
+  // threads take their time to wake up, busy or not. In one piece: threads that have just slept are served first, so
+  // that many short runs would look better than the long call beside them.
   double turn(double seconds) {
-    const int times = std::max(1, static_cast<int>(seconds / run_seconds));
-    const PeakTime time = run_(times);
-    const double flops = run_.flops() * times, rate = flops / time.slowest;
-    best_ = std::max(best_, flops / time.all);
-    best_turn_ = std::max(best_turn_, rate);
-    return rate;
+    const PeakRate rate = run_(std::max(1, static_cast<int>(seconds / run_seconds)));
+    best_ = std::max(best_, rate.together);
+    best_turn_ = std::max(best_turn_, rate.apart);
+    return rate.apart;
   }
 
   // The best rate from start to end of any run, or the one that was known before.

@@ -58,6 +58,21 @@ void parallel_for(Index count, int threads, const Task& task) {
   for (Index index = 0; index < count; ++index) task(index, 0);
 }
 
+// task(thread) once on each of `threads` threads. Tasks must not throw.
+template <class Task>
+void on_each_thread(int threads, const Task& task) {
+#ifdef _OPENMP
+  if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+    task(omp_get_thread_num());
+    return;
+  }
+#else
+  static_cast<void>(threads);
+#endif
+  task(0);
+}
+
 // Threads that wait for others go to sleep: spinning on, as they do by default for 10 ms and more, they would take the
 // processor from the very thread that they wait for as soon as anything else runs on the machine. They spin for some 50
 // µs first where the run time knows how (GCC's), since waking a sleeper takes as long, and short calls would pay for it
