@@ -50,8 +50,9 @@ class Passes {
     if (backward) {
       resize(normalizer, shape.heads, shape.queries, 1);
       resize(dq, shape.heads, shape.queries, shape.key_dim);
-      resize(dk, shape.kv_heads, shape.keys, shape.key_dim);
-      resize(dv, shape.kv_heads, shape.keys, shape.value_dim);
+      const Index kv_heads = shape.kv_heads > 0 ? shape.kv_heads : shape.heads;
+      resize(dk, kv_heads, shape.keys, shape.key_dim);
+      resize(dv, kv_heads, shape.keys, shape.value_dim);
       bytes = std::max(bytes, csq::backward_workspace_bytes<T>(mechanism, shape, options));
     }
     if (bytes > workspace_.bytes()) std::memset(workspace_.reserve(bytes), 0, bytes);

@@ -8,7 +8,7 @@
 // normal number of the arrays' type is reported as NaN, although the row is right; backward then gives NaN. Outputs are
 // overwritten. Errors are std::invalid_argument, thrown before anything is written; q, k, v and outputs may be
 // interleaved in one buffer, but no element of an output may be an element of anything else. Cost and memory:
-// direct.hpp, factored.hpp, cost_model.hpp.
+// detail/direct/forward.hpp, detail/factored/forward.hpp, cost_model.hpp.
 #pragma once
 
 #include "csq/cost_model.hpp"

@@ -4,8 +4,8 @@
 // for Softmax); the n×m weights are never stored. Gradients have the shapes of q, k and v, are overwritten, go through
 // the centring, and sum the group of query heads into their key head; histories are constants. ∂L/∂shift (Csq,
 // ShiftedQuadratic, and every mechanism with a shift_slope) is summed over batch and heads. Errors are
-// std::invalid_argument, thrown before anything is written. Equations and costs: backward_blocks.hpp,
-// direct_backward.hpp, factored_backward.hpp.
+// std::invalid_argument, thrown before anything is written. Equations and costs: detail/block/backward.hpp,
+// detail/direct/backward.hpp, detail/factored/backward.hpp.
 #pragma once
 
 #include <type_traits>

@@ -32,10 +32,12 @@ constexpr const T& larger(const T& a, const T& b) {
   return a < b ? b : a;
 }
 
-// Told by their bits, and by reference: under flags that deny NaN the comparison x != x, std::isfinite and a NaN that
-// is handed over by value mean nothing.
+// Told by their bits, and by reference: under flags that deny NaN or infinity the comparison x != x, x == ∞,
+// std::isfinite and a NaN that is handed over by value mean nothing.
 inline bool is_finite(const double& x) { return (std::bit_cast<std::uint64_t>(x) >> 52 & 0x7ff) != 0x7ff; }
 inline bool is_nan(const double& x) { return std::bit_cast<std::uint64_t>(x) << 1 > std::uint64_t{0x7ff} << 53; }
+inline bool is_minus_infinity(const float& x) { return std::bit_cast<std::uint32_t>(x) == 0xff800000; }
+inline bool is_minus_infinity(const double& x) { return std::bit_cast<std::uint64_t>(x) == std::uint64_t{0xfff} << 52; }
 
 inline Index block_count(Index rows, Index block) { return (rows + block - 1) / block; }
 

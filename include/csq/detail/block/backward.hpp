@@ -98,7 +98,7 @@ void read_normalizers(const Problem<T>& problem, Index count, const NormalizerOf
   for (Index row = 0; row < count; ++row) {
     const T value = normalizer_of(row);
     if (exponential) {
-      const bool empty = value == -std::numeric_limits<T>::infinity();
+      const bool empty = is_minus_infinity(value);
       factor[row] = empty ? T(0) : T(1);
       log_normalizer[row] = empty ? T(0) : static_cast<T>(static_cast<double>(value) * log2_e);
     } else {

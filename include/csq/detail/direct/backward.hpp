@@ -1,6 +1,6 @@
 // Gradients of direct attention, O(n·m·(d+dᵥ)): weights are recomputed tile by tile from q, k and the saved normaliser.
 //
-//   ∂L/∂s_ij = w'(s_ij)·(r_i·v_j − r_i·o_i), r_i = G_i/δ_i     (backward_blocks.hpp)
+//   ∂L/∂s_ij = w'(s_ij)·(r_i·v_j − r_i·o_i), r_i = G_i/δ_i     (block/backward.hpp)
 //   ∂L/∂v_j = Σ_i w_ij r_i     ∂L/∂k_j = α Σ_i ∂L/∂s_ij q_i     ∂L/∂q_i = α Σ_j ∂L/∂s_ij k_j     10·n·m·d flops
 //
 // A task is one block of keys of one key head against all the queries of its group: it owns their ∂k and ∂v. To ∂q

@@ -35,19 +35,19 @@ struct KeysOnDemand {
   }
 };
 
-// Whether sums of the weights of at most `keys` keys are neither underflowed, not even in part, nor infinite or NaN.
+// Whether a sum of the weights of at most `keys` keys is neither underflowed, not even in part, nor infinite or NaN.
 template <class T>
-bool all_in_range(const T* normalizer, Index rows, Index keys) {
-  const T least = least_normalizer<T>(keys);
-  for (Index row = 0; row < rows; ++row)
-    if (!(normalizer[row] >= least && normalizer[row] <= (std::numeric_limits<T>::max)())) return false;
-  return true;
+bool is_in_range(T normalizer, Index keys) {
+  return normalizer >= least_normalizer<T>(keys) && normalizer <= (std::numeric_limits<T>::max)();
 }
 
 // Whether rows of a scale-blind weight have to be served again.
 template <class T>
 bool leave_range(const Problem<T>& problem, Index rows, const T* normalizer) {
-  return problem.weight.is_scale_blind() && !all_in_range(normalizer, rows, problem.keys());
+  if (!problem.weight.is_scale_blind()) return false;
+  for (Index row = 0; row < rows; ++row)
+    if (!is_in_range(normalizer[row], problem.keys())) return true;
+  return false;
 }
 
 // Rows [first, first + queries) of one query head. `keys_at(block)` is a packed block of its key head of `length` keys.
@@ -90,7 +90,7 @@ class BlockService {
     bool rescaled[std::size_t{size}];
     for (Index row = 0; row < queries_; ++row) {
       exponent[row] = 0;
-      rescaled[row] = !all_in_range(scratch_.normalizer + row, 1, problem_.keys());
+      rescaled[row] = !is_in_range(scratch_.normalizer[row], problem_.keys());
       if (rescaled[row]) bring_to_unit_size(row, exponent[row]);
     }
     T largest[std::size_t{size}];

@@ -4,7 +4,7 @@
 //
 // Blocks, packed and padded, are made for many tokens: one token in one of 144 took 9 to 20 times a plain loop,
 // backward 37 to 46 times. Here one kernel call serves one query head with rows as they are; what is centred is copied.
-// Cost O(n·m·(d+dᵥ)) a head, memory O((n+m)·(d+dᵥ)) a thread. Gradients: backward.hpp.
+// Cost O(n·m·(d+dᵥ)) a head, memory O((n+m)·(d+dᵥ)) a thread. Gradients: block/backward.hpp.
 #pragma once
 
 #include "csq/detail/block/backward.hpp"

@@ -7,21 +7,22 @@
 // Causal: a forward sweep (S grows, dQ is pulled back from it) and a reverse sweep (dS grows, dK and dV are taken from
 // it); the pairs inside a chunk directly. (2g·n + 3m)·D·(dᵥ+1) multiply-adds, 2.5 times the forward. The savings of the
 // causal forward are not taken here: every chunk reads and absorbs.
-// Work is divided as in factored.hpp: key heads, slices of the feature axis, superblocks; results do not depend on
+// Work is divided as in forward.hpp: key heads, slices of the feature axis, superblocks; results do not depend on
 // threads. Memory: two summaries for each key head in flight, gradients as rows O(g·n·d + m·(d+dᵥ)), and a superblock
 // of blocks.
 #pragma once
 
 #include "csq/detail/factored/backward_cancelled.hpp"
+#include "csq/detail/factored/backward_slices.hpp"
 
 namespace CSQ_CODE::detail {
 
 template <class T>
-class FactoredBackwardRun : FactoredBackwardHeads<T> {
-  using Base = FactoredBackwardHeads<T>;
+class FactoredBackwardRun : FactoredBackwardSlices<T> {
+  using Base = FactoredBackwardSlices<T>;
 
  public:
-  explicit FactoredBackwardRun(const Base& heads) : Base(heads), cancelled_(heads) {}
+  explicit FactoredBackwardRun(const FactoredBackwardHeads<T>& heads) : Base(heads), cancelled_(heads) {}
 
   void run() const {
     clear();
@@ -34,43 +35,38 @@ class FactoredBackwardRun : FactoredBackwardHeads<T> {
   }
 
  private:
+  using Base::absorb_keys;
+  using Base::absorb_queries;
+  using Base::add_key_gradient;
   using Base::add_pairs;
+  using Base::add_query_gradient;
   using Base::batch;
   using Base::clear_gradients;
-  using Base::coefficients_;
-  using Base::first_head_;
+  using Base::clear_pulled_back;
+  using Base::for_each_slice;
   using Base::group_;
   using Base::heads_;
   using Base::key_block;
   using Base::key_gradient;
   using Base::key_head;
   using Base::keys_in;
+  using Base::own;
   using Base::p_;
+  using Base::partial;
   using Base::problem_;
+  using Base::pull_back_keys;
+  using Base::pull_back_queries;
   using Base::queries_in;
   using Base::query_block;
   using Base::query_gradient;
   using Base::scratch_;
-  using Base::shift_term;
   using Base::size;
+  using Base::sum_of_slices;
+  using Base::summary;
+  using Base::summary_gradient;
+  using Base::take_kept_summary;
   using Base::value_gradient;
   using typename Base::Rows;
-
-  PulledBack<T> partial(Index h, Index slice, Index g, Index slot) const {
-    const Index index = ((h * scratch_.slices + slice) * group_ + g) * scratch_.superblock + slot;
-    return PulledBack<T>::at(scratch_.partial + index * scratch_.partial_size(), scratch_.lanes_size());
-  }
-  T* panel(int thread) const { return scratch_.panels[thread]; }
-  T* summary_panel(int thread) const { return panel(thread) + simd::panel_features * size; }
-  PulledBack<T> own(int thread) const {
-    return PulledBack<T>::at(panel(thread) + 2 * simd::panel_features * size, scratch_.lanes_size());
-  }
-  SummarySlice<T> summary(Index h, Index slice) const {
-    return scratch_.slice(scratch_.summary, scratch_.normalizer, h, slice);
-  }
-  SummarySlice<T> summary_gradient(Index h, Index slice) const {
-    return scratch_.slice(scratch_.summary_gradient, scratch_.normalizer_gradient, h, slice);
-  }
 
   void clear() const {
     parallel_for(heads_ * scratch_.slices, p_.threads, [&](Index task, int) {
@@ -89,19 +85,6 @@ class FactoredBackwardRun : FactoredBackwardHeads<T> {
       const Index first = (reverse ? count - 1 - i : i) * scratch_.superblock;
       visit(first, smaller(first + scratch_.superblock, chunks));
     }
-  }
-
-  // The summaries as forward left them, when it did.
-  bool take_kept_summary() const {
-    if (p_.summary == nullptr || !p_.summary->holds(summary_origin(p_, scratch_.features), summary_key_rows(p_)))
-      return false;
-    for (Index h = 0; h < heads_; ++h) {
-      const SummarySlice<T> whole = scratch_.whole(h);
-      const T* numbers = p_.summary->template head<T>(first_head_ + h);
-      std::copy_n(numbers, whole.summary_size(), whole.summary);
-      std::copy_n(numbers + whole.summary_size(), scratch_.features, whole.normalizer);
-    }
-    return true;
   }
 
   void absorb_all_keys() const {
@@ -199,12 +182,6 @@ class FactoredBackwardRun : FactoredBackwardHeads<T> {
     });
   }
 
-  template <class Visit>
-  void for_each_slice(const Visit& visit) const {
-    parallel_for(heads_ * scratch_.slices, p_.threads,
-                 [&](Index task, int thread) { visit(task / scratch_.slices, task % scratch_.slices, thread); });
-  }
-
   void pack_keys_of(Index first, Index last) const {
     parallel_for(heads_ * (last - first), p_.threads, [&](Index task, int thread) {
       const Index h = task / (last - first), slot = task % (last - first);
@@ -223,62 +200,6 @@ class FactoredBackwardRun : FactoredBackwardHeads<T> {
         pack_query_block(problem_, scratch_.packers.query[h * group_ + g], batch(h), key_head(h) * group_ + g,
                          rows.first, rows.count, scratch_.threads[thread].sums, query_block(h, g, slot));
     });
-  }
-
-  void absorb_keys(Index h, Index slice, Index chunk, Index slot, int thread) const {
-    const Rows rows = keys_in(h, chunk);
-    const BackwardKeyBlock<T> key = key_block(h, slot);
-    if (rows.count > 0)
-      summary(h, slice).absorb(key.packed, key.value_rows, key.packed + p_.key_dim() * size, rows.count, panel(thread));
-  }
-  void absorb_queries(Index h, Index slice, Index chunk, Index slot, int thread) const {
-    const Rows rows = queries_in(h, chunk);
-    if (rows.count == 0) return;
-    for (Index g = 0; g < group_; ++g) {
-      const BackwardQueryBlock<T> query = query_block(h, g, slot);
-      summary_gradient(h, slice).absorb(query.packed, query.gradient_rows,
-                                        query.gradient_packed + p_.value_dim() * size, rows.count, panel(thread));
-    }
-  }
-
-  void clear_pulled_back(const PulledBack<T>& result) const {
-    std::fill_n(result.lanes, scratch_.partial_size(), T(0));
-  }
-  void pull_back_queries(Index h, Index slice, Index g, Index chunk, Index slot, int thread,
-                         const PulledBack<T>& result) const {
-    const BackwardQueryBlock<T> query = query_block(h, g, slot);
-    summary(h, slice).pull_back(coefficients_, query.packed, query.gradient_packed, queries_in(h, chunk).count,
-                                p_.value_dim(), panel(thread), summary_panel(thread), result.lanes, result.shift);
-  }
-  void pull_back_keys(Index h, Index slice, Index chunk, Index slot, int thread, const PulledBack<T>& result) const {
-    const BackwardKeyBlock<T> key = key_block(h, slot);
-    const Index count = keys_in(h, chunk).count;
-    const SummarySlice<T> gradient = summary_gradient(h, slice);
-    gradient.pull_back(coefficients_, key.packed, key.value_packed, count, p_.value_dim(), panel(thread),
-                       summary_panel(thread), result.lanes, result.shift);
-    // The sum that reading leaves for the normaliser has no use here; shift is not needed on this side.
-    gradient.read(coefficients_, key.packed, count, panel(thread), result.value_rows, result.shift);
-  }
-
-  // The slices' shares, summed in order into the first.
-  PulledBack<T> sum_of_slices(Index h, Index g, Index slot) const {
-    const PulledBack<T> sum = partial(h, 0, g, slot);
-    for (Index slice = 1; slice < scratch_.slices; ++slice)
-      simd::kernels<T>().add(scratch_.partial_size(), partial(h, slice, g, slot).lanes, sum.lanes);
-    return sum;
-  }
-
-  void add_query_gradient(Index h, Index g, Index chunk, const PulledBack<T>& result) const {
-    const Rows rows = queries_in(h, chunk);
-    simd::backward_kernels<T>().add_transposed(
-        {result.lanes, rows.count, p_.key_dim(), query_gradient(h, g, rows.first)});
-    double& shift = shift_term(h, g, chunk);
-    for (Index row = 0; row < rows.count; ++row) shift += static_cast<double>(result.shift[row]);
-  }
-  void add_key_gradient(Index h, Index chunk, const PulledBack<T>& result) const {
-    const Rows rows = keys_in(h, chunk);
-    simd::backward_kernels<T>().add_transposed({result.lanes, rows.count, p_.key_dim(), key_gradient(h, rows.first)});
-    simd::kernels<T>().add(rows.count * scratch_.value_stride, result.value_rows, value_gradient(h, rows.first));
   }
 
   void write_all() const {

@@ -1,10 +1,10 @@
 // Factored attention, O((n+m)·D·(dᵥ+1)) with D ≈ d²/2: keys are absorbed into the K⊗V summary, queries read it.
 //
 // Causal: a scan over chunks. Read the summary of everything before the chunk, add the chunk's own pairs directly under
-// the mask, then absorb the chunk; less the two savings of cost_model.hpp. Every row is therefore
+// the mask, then absorb the chunk; less the two savings of scan_plan.hpp. Every row is therefore
 //     [N, δ] = φ_q(q_i)ᵀ S(keys before b) + Σ_{b ≤ j ≤ i} w(s_ij) [v_j, 1]
-// with a boundary b of its own: 0 for rows that see few keys, its chunk's start, or where absorbing ended. Blocks with
-// a row whose features cancel (cancellation.hpp) are served directly instead.
+// with a boundary b of its own: 0 for rows that see few keys, its chunk's start, or where absorbing ended. Rows
+// whose features cancel (cancellation.hpp) are served directly instead.
 //
 // Work is split over key heads and, where these are few, over slices of the *feature* axis: a slice owns its rows of S
 // for the whole sequence, so absorbing needs no communication, and reading leaves partial rows that are summed in the
@@ -13,23 +13,17 @@
 // Memory: the summary, D·(dᵥ+1), for each key head in flight, and a superblock of packed tokens and partial rows.
 #pragma once
 
-#include "csq/detail/factored/cancellation.hpp"
-#include "csq/detail/factored/forward_scratch.hpp"
+#include "csq/detail/factored/forward_rows.hpp"
 
 namespace CSQ_CODE::detail {
 
 // The heads in flight of one factored call: the phases of the scan as members, each a parallel loop.
 template <class T>
-class FactoredRun {
+class FactoredRun : FactoredRows<T> {
+  using Base = FactoredRows<T>;
+
  public:
-  FactoredRun(const Problem<T>& problem, const FactoredScratch<T>& scratch, Index first_head, Index heads)
-      : problem_(problem),
-        scratch_(scratch),
-        weight_(kernel_weight(problem.weight)),
-        coefficients_(feature_coefficients(problem.weight)),
-        first_head_(first_head),
-        heads_(heads),
-        group_(problem.group()) {}
+  using Base::Base;
 
   void run() const {
     parallel_for(heads_ * scratch_.slices, problem_.threads,
@@ -65,61 +59,38 @@ class FactoredRun {
   }
 
  private:
-  Index batch(Index h) const { return (first_head_ + h) / problem_.key.heads(); }
-  Index key_head(Index h) const { return (first_head_ + h) % problem_.key.heads(); }
-  Index chunk_size() const { return scratch_.plan.chunk; }
-
-  // Keys of a chunk that are within the length.
-  Index keys_in(Index h, Index chunk) const {
-    return std::clamp<Index>(scratch_.packers.key[h].length - chunk * chunk_size(), 0, chunk_size());
-  }
-  // Rows [first, first + count) whose positions lie in a chunk; `real` of them are within the query length.
-  struct Rows {
-    Index first, count, real;
-  };
-  // The row of ones of a packed block, zero past its tokens.
-  const T* ones_of(const T* packed) const { return packed + problem_.key_dim() * simd::block_tokens<T>; }
-  Rows rows_in(Index h, Index chunk) const {
-    const Visibility visibility = problem_.visibility();
-    const Index first = visibility.first_query_at(chunk * chunk_size(), problem_.queries());
-    const Index last = visibility.first_query_at((chunk + 1) * chunk_size(), problem_.queries());
-    const Index real = std::clamp<Index>(scratch_.packers.query[h * group_].length - first, 0, last - first);
-    return {first, last - first, real};
-  }
+  using Base::batch;
+  using Base::chunk_size;
+  using Base::coefficients_;
+  using Base::first_head_;
+  using Base::group_;
+  using Base::heads_;
+  using Base::is_kept;
+  using Base::is_read;
+  using Base::key_head;
+  using Base::keys_at;
+  using Base::keys_in;
+  using Base::mark_cancelled;
+  using Base::mark_out_of_range;
+  using Base::ones_of;
+  using Base::partial_at;
+  using Base::partial_normalizer_at;
+  using Base::problem_;
+  using Base::queries_at;
+  using Base::rows_in;
+  using Base::scratch_;
+  using Base::stored_keys_at;
+  using Base::stored_values_at;
+  using Base::values_at;
+  using Base::weight_;
+  using Base::write;
+  using Base::write_checked;
+  using typename Base::Marks;
+  using typename Base::Rows;
 
   void pack_key_chunk(Index h, Index chunk, int thread, T* key, T* values) const {
     pack_keys(problem_, scratch_.packers.key[h], batch(h), key_head(h), chunk * chunk_size(), keys_in(h, chunk),
               scratch_.threads[thread], key, values);
-  }
-
-  T* keys_at(Index h, Index slot) const {
-    return scratch_.keys + (h * scratch_.superblock + slot) * scratch_.packed_size(problem_);
-  }
-  T* values_at(Index h, Index slot) const {
-    return scratch_.values + (h * scratch_.superblock + slot) * scratch_.value_block_size();
-  }
-  T* stored_keys_at(Index h, Index slot) const {
-    return scratch_.stored_keys + (h * scratch_.stored + slot) * scratch_.packed_size(problem_);
-  }
-  T* stored_values_at(Index h, Index slot) const {
-    return scratch_.stored_values + (h * scratch_.stored + slot) * scratch_.value_block_size();
-  }
-  T* queries_at(Index h, Index g, Index slot) const {
-    return scratch_.queries + ((h * group_ + g) * scratch_.superblock + slot) * scratch_.packed_size(problem_);
-  }
-  Index partial_index(Index h, Index slice, Index g, Index slot) const {
-    return ((h * scratch_.slices + slice) * group_ + g) * scratch_.superblock + slot;
-  }
-  T* partial_at(Index h, Index slice, Index g, Index slot) const {
-    return scratch_.partial + partial_index(h, slice, g, slot) * scratch_.partial_size();
-  }
-  T* partial_normalizer_at(Index h, Index slice, Index g, Index slot) const {
-    return scratch_.partial_normalizer + partial_index(h, slice, g, slot) * simd::block_tokens<T>;
-  }
-
-  void write(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& mine) const {
-    write_rows(problem_, simd::kernels<T>(), batch(h), key_head(h) * group_ + g, rows.first, rows.count, rows.real,
-               mine.numerator, mine.normalizer, mine.maximum);
   }
 
   // More queries than keys: the first rows stand before the first key and see nothing.
@@ -153,13 +124,9 @@ class FactoredRun {
       if (rows.real > 0) {
         scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         serve_stored(h, 0, 0, chunk, mine.query, rows, mine);
-        bool again[std::size_t{simd::block_tokens<T>}];
-        const bool any = leaves_range(rows.real, mine.normalizer, again);
-        write(h, g, rows, mine);
-        if (any) serve_again(h, g, rows, again, thread);
-      } else {
-        write(h, g, rows, mine);
       }
+      write_checked(h, g, rows, mine, thread,
+                    [&](Marks& again) { return mark_out_of_range(rows.real, mine.normalizer, again); });
     });
   }
 
@@ -176,9 +143,6 @@ class FactoredRun {
       add_pairs(problem_, weight_, mine, query, rows.real, rows.first, stored(chunk),
                 stored(chunk < last ? chunk + 1 : first));
   }
-
-  bool is_kept(Index chunk) const { return chunk >= scratch_.plan.first_kept; }
-  bool is_read(Index chunk) const { return chunk >= scratch_.plan.first_read; }
 
   // Packs the tokens of chunks [first, last): kept ones into the store, where later rows find them too.
   void pack_superblock(Index first, Index last) const {
@@ -253,62 +217,16 @@ class FactoredRun {
         else
           add_pairs(problem_, weight_, mine, queries_at(h, g, slot), rows.real, rows.first,
                     {keys_at(h, slot), values_at(h, slot), chunk * chunk_size(), keys_in(h, chunk)});
+      }
+      write_checked(h, g, rows, mine, thread, [&](Marks& again) {
         double key_squares = 0;
         for (Index slice = 0; slice < scratch_.slices; ++slice)
           key_squares += scratch_.square_sums[(h * scratch_.slices + slice) * scratch_.superblock + slot];
         const Index read =
             smaller(smaller(chunk, scratch_.plan.first_kept) * chunk_size(), scratch_.packers.key[h].length);
-        bool again[std::size_t{simd::block_tokens<T>}];
-        const bool any = cancels(queries_at(h, g, slot), rows.real, mine.normalizer, key_squares, read, again);
-        write(h, g, rows, mine);
-        if (any) serve_again(h, g, rows, again, thread);
-      } else {
-        write(h, g, rows, mine);
-      }
+        return mark_cancelled(queries_at(h, g, slot), rows.real, mine.normalizer, key_squares, read, again);
+      });
     });
-  }
-
-  // Whether the weights of a row have left T's range, and of which, where they may be rescaled.
-  bool leaves_range(Index rows, const T* normalizer, bool* again) const {
-    bool any = false;
-    for (Index row = 0; row < rows; ++row) {
-      again[row] = problem_.weight.is_scale_blind() && !all_in_range(normalizer + row, 1, problem_.keys());
-      any = any || again[row];
-    }
-    return any;
-  }
-
-  // Whether a row of a packed block has lost too much, and which: it has read `keys` keys.
-  bool cancels(const T* query, Index rows, const T* normalizer, double key_squares, Index keys, bool* again) const {
-    if (coefficients_.c2 == 0) return false;
-    if (keys == 0) return leaves_range(rows, normalizer, again);
-    const CancellationBound<T> bound(coefficients_, key_squares, keys);
-    const T least = least_normalizer<T>(problem_.keys());
-    T squares[std::size_t{simd::block_tokens<T>}];
-    simd::kernels<T>().square_norms(query, rows, problem_.key_dim(), squares);
-    bool any = false;
-    for (Index row = 0; row < rows; ++row) {
-      again[row] = !bound.allows(static_cast<double>(squares[row]), normalizer[row], least);
-      any = any || again[row];
-    }
-    return any;
-  }
-
-  // Serves a block directly, from the keys where the caller has them, and writes the rows that had lost too much. The
-  // others stay what they were: what is wrong with one row, as a NaN in a key that it alone sees, may not show in the
-  // bits of its neighbours.
-  void serve_again(Index h, Index g, const Rows& rows, const bool* again, int thread) const {
-    const DirectThreadScratch<T>& mine = scratch_.threads[thread];
-    serve_on_demand(problem_, scratch_.packers.query[h * group_ + g], scratch_.packers.key[h], batch(h), key_head(h),
-                    rows.first, rows.real, mine, scratch_.direct_keys[thread]);
-    for (Index row = 0; row < rows.real; ++row) {
-      if (!again[row]) continue;
-      DirectThreadScratch<T> one = mine;
-      one.numerator += row * scratch_.value_stride;
-      one.normalizer += row;
-      one.maximum += row;
-      write(h, g, {rows.first + row, 1, 1}, one);
-    }
   }
 
   // Without a mask every row reads the whole summary.
@@ -327,22 +245,13 @@ class FactoredRun {
         for (Index slice = 0; slice < scratch_.slices; ++slice)
           scratch_.slice(h, slice).read(coefficients_, mine.query, rows.real, scratch_.panels[thread], mine.numerator,
                                         mine.normalizer);
-        bool again[std::size_t{simd::block_tokens<T>}];
-        const bool any = cancels(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
-                                 scratch_.packers.key[h].length, again);
-        write(h, g, rows, mine);
-        if (any) serve_again(h, g, rows, again, thread);
-      } else {
-        write(h, g, rows, mine);
       }
+      write_checked(h, g, rows, mine, thread, [&](Marks& again) {
+        return mark_cancelled(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
+                              scratch_.packers.key[h].length, again);
+      });
     });
   }
-
-  const Problem<T>& problem_;
-  const FactoredScratch<T>& scratch_;
-  simd::KernelWeight weight_;
-  Quadratic coefficients_;
-  Index first_head_, heads_, group_;
 };
 
 template <class T>

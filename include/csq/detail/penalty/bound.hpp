@@ -2,7 +2,7 @@
 //
 //   L_b = mean over visible pairs (and heads, batch) of max(0, |s_ij| − R)²        s after centring and scale
 //
-// No polynomial in s, so no summary gives it: exact here by tiles, O(n·m·d); sampled_bound_penalty.hpp estimates it.
+// No polynomial in s, so no summary gives it: exact here by tiles, O(n·m·d); sampled_bound.hpp estimates it.
 // Returns the value and adds weight·∂L_b/∂q and ∂k, through the centring, to the gradients it is given; a view without
 // data asks for the value alone. Memory: direct backward's, and contiguous copies of the gradients. Source: the paper,
 // §8.

@@ -1,0 +1,86 @@
+// The key heads in flight of one factored forward call: which rows and keys a chunk has, and where its blocks and
+// partial rows lie.
+#pragma once
+
+#include "csq/detail/factored/forward_scratch.hpp"
+
+namespace CSQ_CODE::detail {
+
+template <class T>
+class FactoredHeads {
+ public:
+  FactoredHeads(const Problem<T>& problem, const FactoredScratch<T>& scratch, Index first_head, Index heads)
+      : problem_(problem),
+        scratch_(scratch),
+        weight_(kernel_weight(problem.weight)),
+        coefficients_(feature_coefficients(problem.weight)),
+        first_head_(first_head),
+        heads_(heads),
+        group_(problem.group()) {}
+
+ protected:
+  // Rows [first, first + count) of a head; `real` of them are within the query length.
+  struct Rows {
+    Index first, count, real;
+  };
+
+  Index batch(Index h) const { return (first_head_ + h) / problem_.key.heads(); }
+  Index key_head(Index h) const { return (first_head_ + h) % problem_.key.heads(); }
+  Index chunk_size() const { return scratch_.plan.chunk; }
+
+  // Keys of a chunk that are within the length.
+  Index keys_in(Index h, Index chunk) const {
+    return std::clamp<Index>(scratch_.packers.key[h].length - chunk * chunk_size(), 0, chunk_size());
+  }
+  // The row of ones of a packed block, zero past its tokens.
+  const T* ones_of(const T* packed) const { return packed + problem_.key_dim() * simd::block_tokens<T>; }
+  // Rows whose positions lie in a chunk.
+  Rows rows_in(Index h, Index chunk) const {
+    const Visibility visibility = problem_.visibility();
+    const Index first = visibility.first_query_at(chunk * chunk_size(), problem_.queries());
+    const Index last = visibility.first_query_at((chunk + 1) * chunk_size(), problem_.queries());
+    const Index real = std::clamp<Index>(scratch_.packers.query[h * group_].length - first, 0, last - first);
+    return {first, last - first, real};
+  }
+
+  T* keys_at(Index h, Index slot) const {
+    return scratch_.keys + (h * scratch_.superblock + slot) * scratch_.packed_size(problem_);
+  }
+  T* values_at(Index h, Index slot) const {
+    return scratch_.values + (h * scratch_.superblock + slot) * scratch_.value_block_size();
+  }
+  T* stored_keys_at(Index h, Index slot) const {
+    return scratch_.stored_keys + (h * scratch_.stored + slot) * scratch_.packed_size(problem_);
+  }
+  T* stored_values_at(Index h, Index slot) const {
+    return scratch_.stored_values + (h * scratch_.stored + slot) * scratch_.value_block_size();
+  }
+  T* queries_at(Index h, Index g, Index slot) const {
+    return scratch_.queries + ((h * group_ + g) * scratch_.superblock + slot) * scratch_.packed_size(problem_);
+  }
+  Index partial_index(Index h, Index slice, Index g, Index slot) const {
+    return ((h * scratch_.slices + slice) * group_ + g) * scratch_.superblock + slot;
+  }
+  T* partial_at(Index h, Index slice, Index g, Index slot) const {
+    return scratch_.partial + partial_index(h, slice, g, slot) * scratch_.partial_size();
+  }
+  T* partial_normalizer_at(Index h, Index slice, Index g, Index slot) const {
+    return scratch_.partial_normalizer + partial_index(h, slice, g, slot) * simd::block_tokens<T>;
+  }
+
+  void write(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& mine) const {
+    write_rows(problem_, simd::kernels<T>(), batch(h), key_head(h) * group_ + g, rows.first, rows.count, rows.real,
+               mine.numerator, mine.normalizer, mine.maximum);
+  }
+
+  bool is_kept(Index chunk) const { return chunk >= scratch_.plan.first_kept; }
+  bool is_read(Index chunk) const { return chunk >= scratch_.plan.first_read; }
+
+  const Problem<T>& problem_;
+  const FactoredScratch<T>& scratch_;
+  simd::KernelWeight weight_;
+  Quadratic coefficients_;
+  Index first_head_, heads_, group_;
+};
+
+}  // namespace CSQ_CODE::detail

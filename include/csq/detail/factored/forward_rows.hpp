@@ -1,0 +1,79 @@
+// The rows of a factored forward call that have lost too much (cancellation.hpp, or a weight that has left the range of
+// T): served again, directly.
+#pragma once
+
+#include "csq/detail/factored/cancellation.hpp"
+#include "csq/detail/factored/forward_heads.hpp"
+
+namespace CSQ_CODE::detail {
+
+template <class T>
+class FactoredRows : protected FactoredHeads<T> {
+  using Base = FactoredHeads<T>;
+
+ protected:
+  using Base::Base;
+  using typename Base::Rows;
+
+  // Which rows of a block have lost too much; true where any has.
+  using Marks = bool[std::size_t{simd::block_tokens<T>}];
+
+  // Writes a block of rows from their sums. Those that lost(marks) marks are served again; the others stay what they
+  // were: what is wrong with one row, as a NaN in a key that it alone sees, may not show in the bits of its neighbours.
+  template <class Lost>
+  void write_checked(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& sums, int thread,
+                     const Lost& lost) const {
+    Marks again;
+    const bool any = rows.real > 0 && lost(again);
+    write(h, g, rows, sums);
+    if (!any) return;
+    const DirectThreadScratch<T>& mine = scratch_.threads[thread];
+    serve_on_demand(problem_, scratch_.packers.query[h * group_ + g], scratch_.packers.key[h], batch(h), key_head(h),
+                    rows.first, rows.real, mine, scratch_.direct_keys[thread]);
+    for (Index row = 0; row < rows.real; ++row) {
+      if (!again[row]) continue;
+      DirectThreadScratch<T> one = mine;
+      one.numerator += row * scratch_.value_stride;
+      one.normalizer += row;
+      one.maximum += row;
+      write(h, g, {rows.first + row, 1, 1}, one);
+    }
+  }
+
+  // Weights out of T's range, where they may be rescaled.
+  bool mark_out_of_range(Index rows, const T* normalizer, Marks& again) const {
+    bool any = false;
+    for (Index row = 0; row < rows; ++row) {
+      again[row] = problem_.weight.is_scale_blind() && !is_in_range(normalizer[row], problem_.keys());
+      any = any || again[row];
+    }
+    return any;
+  }
+
+  // Features that cancel, of rows that have read `keys` keys with that Σ|k|².
+  bool mark_cancelled(const T* query, Index rows, const T* normalizer, double key_squares, Index keys,
+                      Marks& again) const {
+    if (coefficients_.c2 == 0) return false;
+    if (keys == 0) return mark_out_of_range(rows, normalizer, again);
+    const CancellationBound<T> bound(coefficients_, key_squares, keys);
+    const T least = least_normalizer<T>(problem_.keys());
+    T squares[std::size_t{simd::block_tokens<T>}];
+    simd::kernels<T>().square_norms(query, rows, problem_.key_dim(), squares);
+    bool any = false;
+    for (Index row = 0; row < rows; ++row) {
+      again[row] = !bound.allows(static_cast<double>(squares[row]), normalizer[row], least);
+      any = any || again[row];
+    }
+    return any;
+  }
+
+  using Base::batch;
+  using Base::coefficients_;
+  using Base::group_;
+  using Base::key_head;
+  using Base::problem_;
+  using Base::scratch_;
+  using Base::write;
+};
+
+}  // namespace CSQ_CODE::detail
