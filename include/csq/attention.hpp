@@ -22,7 +22,7 @@ template <class Mechanism, class Query, class Key, class Value, class Output>
 void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                const Options& options = {}) {
   if constexpr (detail::can_go_together(detail::Read<Query, Key, Value>{}, detail::Written<Output>{}))
-    detail::attention_checked<Mechanism, Output>(mechanism, q, k, v, out, nullptr, options);
+    detail::attention_checked<Output>(detail::resolve(mechanism, options.causal), q, k, v, out, nullptr, options);
 }
 
 // The same, and the row statistic that backward needs: [batch, heads, n, 1].
@@ -30,7 +30,7 @@ template <class Mechanism, class Query, class Key, class Value, class Output, cl
 void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                Heads<Statistic> normalizer, const Options& options = {}) {
   if constexpr (detail::can_go_together(detail::Read<Query, Key, Value>{}, detail::Written<Output, Statistic>{}))
-    detail::attention_checked<Mechanism, Output>(mechanism, q, k, v, out, &normalizer, options);
+    detail::attention_checked<Output>(detail::resolve(mechanism, options.causal), q, k, v, out, &normalizer, options);
 }
 
 // Whether a mechanism has a factored method: its weight is a polynomial of degree 2 or less in the score.

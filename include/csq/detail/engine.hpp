@@ -114,8 +114,18 @@ void run(const Call& call, const Options& options) {
   run_in(arena, call);
 }
 
-template <class Mechanism, class T>
-void attention_checked(const Mechanism& mechanism, const Heads<const T>& q, const Heads<const T>& k,
+// What a mechanism is to a call: from here on its type is not looked at, so that all share one instantiation.
+struct ResolvedMechanism {
+  Weight weight;
+  Centering centering;  // what automatic means
+};
+template <class Mechanism>
+ResolvedMechanism resolve(const Mechanism& mechanism, bool causal) {
+  return {weight_of(mechanism), default_centering<Mechanism>(causal)};
+}
+
+template <class T>
+void attention_checked(const ResolvedMechanism& mechanism, const Heads<const T>& q, const Heads<const T>& k,
                        const Heads<const T>& v, const Heads<T>& out, const Heads<T>* normalizer,
                        const Options& options) {
   Problem<T> problem;
@@ -123,7 +133,7 @@ void attention_checked(const Mechanism& mechanism, const Heads<const T>& q, cons
   problem.key = normalized(k);
   problem.value = normalized(v);
   problem.output = normalized(out);
-  problem.weight = weight_of(mechanism);
+  problem.weight = mechanism.weight;
   check_held<T>(problem.weight);
   check_inputs(problem);
   check_output(problem);
@@ -136,17 +146,19 @@ void attention_checked(const Mechanism& mechanism, const Heads<const T>& q, cons
                               footprint("v", problem.value)};
   check_apart(outputs, inputs);
   check_apart_from_options<T>(outputs, options);
-  resolve_options(problem, options, default_centering<Mechanism>(options.causal));
+  resolve_options(problem, options, mechanism.centering);
   make_plan(problem, options);
   simd::chosen_target();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
   if (options.summary != nullptr) options.summary->clear();
   if (!problem.output.empty()) run(problem, options);
 }
 
-template <class Mechanism, class T>
-void attention_backward_checked(const Mechanism& mechanism, BackwardProblem<T>& problem, const Options& options) {
+// The problem's arrays, and the rate of its shift, are the caller's.
+template <class T>
+void attention_backward_checked(const ResolvedMechanism& mechanism, BackwardProblem<T>& problem,
+                                const Options& options) {
   Problem<T>& p = problem.forward;
-  p.weight = weight_of(mechanism);
+  p.weight = mechanism.weight;
   check_held<T>(p.weight);
   check_inputs(p);
   const Heads<const T> output_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), p.value.dim()});
@@ -159,8 +171,7 @@ void attention_backward_checked(const Mechanism& mechanism, BackwardProblem<T>& 
   check_shape_like("dk", gradients.key, "k", p.key);
   check_shape_like("dv", gradients.value, "v", p.value);
   check_gradients_apart(problem, options);
-  if (gradients.shift != nullptr) problem.shift_rate = shift_rate(mechanism);
-  resolve_options(p, options, default_centering<Mechanism>(options.causal));
+  resolve_options(p, options, mechanism.centering);
   make_plan(problem, options);
   simd::chosen_target();
   run(problem, options);

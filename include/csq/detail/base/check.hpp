@@ -19,33 +19,44 @@ namespace CSQ_CODE::detail {
 // Every size and stride of the library, in elements.
 using Index = std::int64_t;
 
-// A piece of a message: text or a number.
-struct MessagePart {
-  enum class Kind { text, integer, real };
-
-  Kind kind;
-  std::string_view text{};
-  Index integer = 0;
-  double real = 0;
-
-  MessagePart(std::string_view value) : kind(Kind::text), text(value) {}
-  MessagePart(const char* value) : kind(Kind::text), text(value) {}
+// A piece of a message: text or a number. Two words, since each check of a program builds its own list of them.
+class MessagePart {
+ public:
+  MessagePart(std::string_view value) : text_(value.data()), size_(static_cast<Index>(value.size())) {}
+  MessagePart(const char* value) : MessagePart(std::string_view(value)) {}
   template <std::integral Number>
-  MessagePart(Number value) : kind(Kind::integer), integer(static_cast<Index>(value)) {}
-  MessagePart(double value) : kind(Kind::real), real(value) {}
+  MessagePart(Number value) : integer_(static_cast<Index>(value)), size_(is_integer) {}
+  MessagePart(double value) : real_(value), size_(is_real) {}
+
+  void append_to(std::string& message) const {
+    if (size_ >= 0) {
+      message.append(text_, static_cast<std::size_t>(size_));
+      return;
+    }
+    char number[32] = "";
+    if (size_ == is_integer)
+      std::snprintf(number, sizeof number, "%lld", static_cast<long long>(integer_));
+    else
+      std::snprintf(number, sizeof number, "%.6g", real_);
+    message.append(number);
+  }
+
+ private:
+  static constexpr Index is_integer = -1, is_real = -2;
+
+  union {
+    const char* text_;
+    Index integer_;
+    double real_;
+  };
+  Index size_;  // of the text, or which number it is
 };
 
 // Throws std::invalid_argument("csq: " + parts). Where exceptions are switched off nobody can go on from an error: the
 // sentence goes to standard error and the program ends.
 [[noreturn]] inline void throw_invalid_argument(const MessagePart* parts, std::size_t count) {
   std::string message = "csq: ";
-  for (std::size_t i = 0; i < count; ++i) {
-    char number[32] = "";
-    if (parts[i].kind == MessagePart::Kind::integer)
-      std::snprintf(number, sizeof number, "%lld", static_cast<long long>(parts[i].integer));
-    if (parts[i].kind == MessagePart::Kind::real) std::snprintf(number, sizeof number, "%.6g", parts[i].real);
-    message.append(parts[i].text).append(number);
-  }
+  for (std::size_t i = 0; i < count; ++i) parts[i].append_to(message);
 #ifdef __cpp_exceptions
   throw std::invalid_argument(message);
 #else

@@ -1,6 +1,7 @@
 // What one thread needs for the gradients of a block of queries against a block of keys.
 #pragma once
 
+#include "csq/detail/base/blocks.hpp"
 #include "csq/detail/block/backward.hpp"
 
 namespace CSQ_CODE::detail {

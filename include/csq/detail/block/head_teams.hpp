@@ -10,7 +10,7 @@
 // An engine serves any run of heads and reads nothing of this; which of the two it is shows in no result.
 #pragma once
 
-#include "csq/detail/base/arena.hpp"
+#include "csq/detail/base/blocks.hpp"
 #include "csq/detail/base/parallel.hpp"
 #include "csq/detail/call/problem.hpp"
 
@@ -41,11 +41,7 @@ struct HeadTeams {
   static HeadTeams lay_out(Arena& arena, const Problem<T>& problem, const AnyProblem& argument) {
     HeadTeams teams;
     teams.count = problem.teams;
-    teams.each = arena.template take<Scratch>(teams.count);
-    for (int team = 0; team < teams.count; ++team) {
-      const Scratch scratch = Scratch::lay_out(arena, argument);
-      if (teams.each != nullptr) teams.each[team] = scratch;
-    }
+    teams.each = take_each<Scratch>(arena, teams.count, [&] { return Scratch::lay_out(arena, argument); });
     return teams;
   }
 

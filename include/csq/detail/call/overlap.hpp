@@ -93,7 +93,8 @@ class StepEquation {
     Index divisor;       // of its step and all behind it
   };
 
-  bool solve(std::size_t at, Index rest) {
+  // For size: unrolled into itself it would be one of the largest functions of a small program.
+  __attribute__((noinline, cold)) bool solve(std::size_t at, Index rest) {
     if (rest == 0) return true;
     if (at == count_ || rest % terms_[at].divisor != 0) return false;
     const Term& term = terms_[at];

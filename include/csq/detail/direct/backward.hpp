@@ -36,14 +36,14 @@ class DirectBackwardRun {
     pack_queries();
     if (scratch_.beside == 0) {
       parallel_for(heads_, p_.threads, [&](Index h, int thread) {
-        for (Index block = 0; block < scratch_.key_blocks; ++block) run_block(h, block, nullptr, thread);
+        for (Index block = 0; block < scratch_.key_blocks; ++block) run_block(h, block, none, thread);
       });
     } else {
       for (Index first = 0; first < scratch_.key_blocks; first += scratch_.beside) {
         const Index count = smaller(scratch_.beside, scratch_.key_blocks - first);
         parallel_for(heads_ * count, p_.threads, [&](Index task, int thread) {
           const Index h = task / count, slot = task % count;
-          run_block(h, first + slot, query_terms(h, slot), thread);
+          run_block(h, first + slot, slot, thread);
         });
         add_terms(first, count);
       }
@@ -63,22 +63,12 @@ class DirectBackwardRun {
     return std::clamp<Index>(scratch_.packers.key[h].length - block * size, 0, size);
   }
   BackwardQueryBlock<T> query_block(Index h, Index g, Index block) const {
-    const Index index = (h * group_ + g) * scratch_.query_blocks + block;
-    return BackwardQueryBlock<T>::at(
-        scratch_.queries + index * BackwardQueryBlock<T>::size(p_.key_dim(), p_.value_dim()), p_.key_dim(),
-        p_.value_dim());
+    return BackwardQueryBlock<T>::at(scratch_.queries(h, g, block), p_.key_dim(), p_.value_dim());
   }
   BackwardKeyBlock<T> key_block(int thread) const {
-    const Index block_size = BackwardKeyBlock<T>::size(p_.key_dim(), p_.value_dim(), false);
-    return BackwardKeyBlock<T>::at(scratch_.keys + thread * block_size, p_.key_dim(), p_.value_dim(), false);
+    return BackwardKeyBlock<T>::at(scratch_.keys(thread), p_.key_dim(), p_.value_dim(), false);
   }
   Index rows_size() const { return RowPacker<T>::scratch_rows(p_.key_dim()); }
-  Index query_rows_size() const { return scratch_.query_blocks * rows_size(); }  // of one query head
-  T* query_gradient(Index h, Index g) const { return scratch_.query_gradient + (h * group_ + g) * query_rows_size(); }
-  T* query_terms(Index h, Index slot) const {
-    return scratch_.query_terms + (h * scratch_.beside + slot) * group_ * query_rows_size();
-  }
-  T* key_gradient(Index h) const { return scratch_.key_gradient + h * scratch_.key_blocks * rows_size(); }
 
   void pack_queries() const {
     parallel_for(heads_ * group_ * scratch_.query_blocks, p_.threads, [&](Index task, int thread) {
@@ -103,12 +93,14 @@ class DirectBackwardRun {
         if (++g == group_) return;  // the next block of keys starts with packing
       }
     } while (!sees(h, from, block));
-    upcoming.add(query_block(h, g, from).packed, BackwardQueryBlock<T>::size(p_.key_dim(), p_.value_dim()));
-    if (scratch_.beside == 0) upcoming.add(query_gradient(h, g) + from * rows_size(), rows_size());
+    upcoming.add(scratch_.queries(h, g, from), scratch_.queries.size());
+    if (scratch_.beside == 0) upcoming.add(scratch_.query_gradient(h, g, from), rows_size());
   }
 
-  // Key block `block` against all queries. Its terms of ∂q go to `terms`, or where that is null are added at once.
-  void run_block(Index h, Index block, T* terms, int thread) const {
+  // Key block `block` against all queries. Its terms of ∂q go to a slot of theirs, or where it has none are added at
+  // once.
+  static constexpr Index none = -1;
+  void run_block(Index h, Index block, Index slot, int thread) const {
     const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
     const Index value_stride = simd::padded_columns<T>(p_.value_dim());
     double& slope_sum = shift_terms_[(first_head_ + h) * scratch_.key_blocks + block];
@@ -118,13 +110,13 @@ class DirectBackwardRun {
     if (keys > 0)
       pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), block * size, keys, mine.sums, mine.copy,
                      key);
-    T* dk = leaves_at_once_ ? mine.key_gradient : key_gradient(h) + block * rows_size();
+    T* dk = leaves_at_once_ ? mine.key_gradient : scratch_.key_gradient(h, block);
     std::fill_n(dk, rows_size(), T(0));
     std::fill_n(mine.value_gradient, size * value_stride, T(0));
     for (Index g = 0; g < group_; ++g) {
       for (Index from = 0; from < scratch_.query_blocks; ++from) {
-        T* dq = query_gradient(h, g) + from * rows_size();
-        if (terms == nullptr && block == 0) std::fill_n(dq, rows_size(), T(0));
+        T* dq = scratch_.query_gradient(h, g, from);
+        if (slot == none && block == 0) std::fill_n(dq, rows_size(), T(0));
         if (sees(h, from, block)) {
           auto pairs = backward_pairs(problem_, weight_, query_block(h, g, from), from * size, queries_in(h, from), key,
                                       block * size, keys);
@@ -134,16 +126,16 @@ class DirectBackwardRun {
           pairs.value_gradient = mine.value_gradient;
           pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
           // Under a mask a term takes several steps, so that adding each at once would round otherwise.
-          const bool added_at_once = terms == nullptr && pairs.diagonal >= pairs.keys;
-          pairs.query_gradient = added_at_once      ? dq
-                                 : terms == nullptr ? mine.query_gradient
-                                                    : terms + g * query_rows_size() + from * rows_size();
+          const bool added_at_once = slot == none && pairs.diagonal >= pairs.keys;
+          pairs.query_gradient = added_at_once  ? dq
+                                 : slot == none ? mine.query_gradient
+                                                : scratch_.query_terms(h, slot, g, from);
           if (!added_at_once) std::fill_n(pairs.query_gradient, rows_size(), T(0));
           ask_for_next(h, g, from, block, pairs.upcoming);
           simd::backward_kernels<T>().direct(pairs);
-          if (!added_at_once && terms == nullptr) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
+          if (!added_at_once && slot == none) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
         }
-        if (terms == nullptr && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
+        if (slot == none && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
       }
     }
     write_rows_of(mine.value_gradient, value_stride, keys, block, p_.keys(), 1,
@@ -162,8 +154,8 @@ class DirectBackwardRun {
   }
   void finish_queries(Index h, Index g, Index block) const {
     if (leaves_at_once_)
-      write_rows_of(query_gradient(h, g) + block * rows_size(), simd::padded_columns<T>(p_.key_dim()),
-                    queries_in(h, block), block, p_.queries(), query_gradient_factor(p_),
+      write_rows_of(scratch_.query_gradient(h, g, block), simd::padded_columns<T>(p_.key_dim()), queries_in(h, block),
+                    block, p_.queries(), query_gradient_factor(p_),
                     problem_.gradients.query.head(batch(h), key_head(h) * group_ + g));
   }
 
@@ -172,11 +164,11 @@ class DirectBackwardRun {
     parallel_for(heads_ * group_ * scratch_.query_blocks, p_.threads, [&](Index task, int) {
       const Index from = task % scratch_.query_blocks, head = task / scratch_.query_blocks;
       const Index h = head / group_, g = head % group_;
-      T* dq = query_gradient(h, g) + from * rows_size();
+      T* dq = scratch_.query_gradient(h, g, from);
       if (first == 0) std::fill_n(dq, rows_size(), T(0));
       for (Index slot = 0; slot < count; ++slot)
         if (sees(h, from, first + slot))
-          simd::kernels<T>().add(rows_size(), query_terms(h, slot) + g * query_rows_size() + from * rows_size(), dq);
+          simd::kernels<T>().add(rows_size(), scratch_.query_terms(h, slot, g, from), dq);
       if (first + count == scratch_.key_blocks) finish_queries(h, g, from);
     });
   }
@@ -186,12 +178,12 @@ class DirectBackwardRun {
       const Index h = task / (group_ + 1), g = task % (group_ + 1);
       const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
       if (g == group_) {
-        write_input_gradient(scratch_.packers.key[h], key_gradient_factor(p_), key_gradient(h), mine.sums, mine.packed,
-                             mine.copy, problem_.gradients.key.head(batch(h), key_head(h)));
+        write_input_gradient(scratch_.packers.key[h], key_gradient_factor(p_), scratch_.key_gradient(h, 0), mine.sums,
+                             mine.packed, mine.copy, problem_.gradients.key.head(batch(h), key_head(h)));
         return;
       }
-      T* rows = query_gradient(h, g);
-      if (scratch_.key_blocks == 0) std::fill_n(rows, query_rows_size(), T(0));
+      T* rows = scratch_.query_gradient(h, g, 0);
+      if (scratch_.key_blocks == 0) std::fill_n(rows, scratch_.query_blocks * rows_size(), T(0));
       write_input_gradient(scratch_.packers.query[h * group_ + g], query_gradient_factor(p_), rows, mine.sums,
                            mine.packed, mine.copy, problem_.gradients.query.head(batch(h), key_head(h) * group_ + g));
     });

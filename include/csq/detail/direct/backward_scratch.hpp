@@ -13,11 +13,11 @@ struct DirectBackwardScratch {
   Index beside = 0;
   Index query_blocks = 0, key_blocks = 0;
   Packers<T> packers;
-  T* queries = nullptr;         // [heads][group][query_blocks] BackwardQueryBlock
-  T* keys = nullptr;            // [threads] BackwardKeyBlock
-  T* query_gradient = nullptr;  // [heads][group][query_blocks][B][padded d]
-  T* query_terms = nullptr;     // [heads][beside][group][query_blocks][B][padded d]
-  T* key_gradient = nullptr;    // [heads][key_blocks][B][padded d], unless they leave at once
+  Blocks<T, 3> queries;         // [heads][group][query_blocks] BackwardQueryBlock
+  Blocks<T, 1> keys;            // [threads] BackwardKeyBlock
+  Blocks<T, 3> query_gradient;  // [heads][group][query_blocks] [B][padded d]
+  Blocks<T, 4> query_terms;     // [heads][beside][group][query_blocks] [B][padded d]
+  Blocks<T, 2> key_gradient;    // [heads][key_blocks] [B][padded d], unless they leave at once
   BackwardThreadScratch<T>* threads = nullptr;
 
   // ∂q and ∂k are those of the packed rows, but for a factor.
@@ -41,30 +41,22 @@ struct DirectBackwardScratch {
     result.key_blocks = block_count(p.keys(), size);
     const Index groups_of_heads = block_count(p.key_heads(), p.threads);
     result.heads = p.teams > 1 ? 1 : larger<Index>(1, block_count(p.key_heads(), larger<Index>(1, groups_of_heads)));
-    const auto blocks = [](Index a, Index b) { return checked_product(a, b, "workspace"); };
-    const Index query_count = blocks(result.heads * p.group(), result.query_blocks);
-    const Index key_count = blocks(result.heads, result.key_blocks);
-    const Index rows = RowPacker<T>::scratch_rows(p.key_dim());
-    result.packers = Packers<T>::lay_out(arena, p, result.heads);
-    result.queries =
-        arena.template take<T>(blocks(query_count, BackwardQueryBlock<T>::size(p.key_dim(), p.value_dim())));
-    result.keys =
-        arena.template take<T>(blocks(p.threads, BackwardKeyBlock<T>::size(p.key_dim(), p.value_dim(), false)));
+    const Index heads = result.heads, group = p.group(), rows = RowPacker<T>::scratch_rows(p.key_dim());
+    result.packers = Packers<T>::lay_out(arena, p, heads);
+    result.queries = {
+        arena, {heads, group, result.query_blocks}, BackwardQueryBlock<T>::size(p.key_dim(), p.value_dim())};
+    result.keys = {arena, {p.threads}, BackwardKeyBlock<T>::size(p.key_dim(), p.value_dim(), false)};
+    result.query_gradient = {arena, {heads, group, result.query_blocks}, rows};
     if (p.key_heads() % p.threads != 0 && p.key_heads() < many_heads * p.threads) {
-      const Index bytes = blocks(blocks(query_count, rows), Index(sizeof(T)));
+      const Index bytes = heads * group * result.query_blocks * rows * Index(sizeof(T));  // of query_gradient
       const Index fitting = larger<Index>(2, terms_bytes / larger<Index>(bytes, 1));
-      const Index wanted = block_count(larger(tasks_per_thread * p.threads, fewest_tasks), result.heads);
+      const Index wanted = block_count(larger(tasks_per_thread * p.threads, fewest_tasks), heads);
       result.beside = smaller(result.key_blocks, smaller(fitting, wanted));
     }
-    result.query_gradient = arena.template take<T>(blocks(query_count, rows));
-    result.query_terms = arena.template take<T>(blocks(blocks(query_count, result.beside), rows));
-    if (!leaves_at_once(p)) result.key_gradient = arena.template take<T>(blocks(key_count, rows));
-    result.threads = arena.template take<BackwardThreadScratch<T>>(p.threads);
-    const bool counting = result.threads == nullptr;
-    for (int thread = 0; thread < p.threads; ++thread) {
-      const auto scratch = BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim());
-      if (!counting) result.threads[thread] = scratch;
-    }
+    result.query_terms = {arena, {heads, result.beside, group, result.query_blocks}, rows};
+    if (!leaves_at_once(p)) result.key_gradient = {arena, {heads, result.key_blocks}, rows};
+    result.threads = take_each<BackwardThreadScratch<T>>(
+        arena, p.threads, [&] { return BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
     return result;
   }
 };

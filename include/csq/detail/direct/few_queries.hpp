@@ -34,12 +34,10 @@ struct FewQueriesScratch {
   Index stretches = 1, stretch_keys = 0;
   Index key_stride = 0, value_stride = 0;
   Packers<T> packers;
-  T* numerator = nullptr;   // [heads·group][stretches][n][padded dv]
-  T* normalizer = nullptr;  // [heads·group][stretches][B]
-  T* maximum = nullptr;
+  Blocks<T, 2> numerator;   // [heads·group][stretches] [n][padded dv]
+  Blocks<T, 2> normalizer;  // [heads·group][stretches] [B]
+  Blocks<T, 2> maximum;
   Scratch* threads = nullptr;
-
-  Index sum_index(Index head, Index stretch) const { return head * stretches + stretch; }
 
   static FewQueriesScratch lay_out(Arena& arena, const Problem<T>& problem) {
     constexpr Index wanted_tasks = 16;
@@ -52,16 +50,12 @@ struct FewQueriesScratch {
     result.heads = problem.teams > 1 ? 1 : larger<Index>(1, problem.key_heads());
     result.key_stride = simd::padded_columns<T>(problem.key_dim());
     result.value_stride = simd::padded_columns<T>(problem.value_dim());
-    const Index sums =
-        checked_product(checked_product(result.heads, problem.group(), "workspace"), result.stretches, "workspace");
+    const Index heads = checked_product(result.heads, problem.group(), "workspace");
     result.packers = Packers<T>::lay_out(arena, problem, result.heads);
-    result.numerator =
-        arena.template take<T>(checked_product(sums, problem.queries() * result.value_stride, "workspace"));
-    result.normalizer = arena.template take<T>(checked_product(sums, size, "workspace"));
-    result.maximum = arena.template take<T>(checked_product(sums, size, "workspace"));
-    result.threads = arena.template take<Scratch>(problem.threads);
-    const bool counting = result.threads == nullptr;
-    for (int thread = 0; thread < problem.threads; ++thread) {
+    result.numerator = {arena, {heads, result.stretches}, problem.queries() * result.value_stride};
+    result.normalizer = {arena, {heads, result.stretches}, size};
+    result.maximum = {arena, {heads, result.stretches}, size};
+    result.threads = take_each<Scratch>(arena, problem.threads, [&] {
       Scratch scratch;
       scratch.query = arena.template take<T>(problem.group() * problem.queries() * result.key_stride);
       scratch.keys = arena.template take<T>(size * result.key_stride);
@@ -69,8 +63,8 @@ struct FewQueriesScratch {
       scratch.weights = arena.template take<T>(size);
       scratch.sums = arena.template take<double>(RowPacker<T>::scratch_sums(problem.key_dim()));
       scratch.again = RescaleScratch<T>::lay_out(arena, problem);
-      if (!counting) result.threads[thread] = scratch;
-    }
+      return scratch;
+    });
     return result;
   }
 };
@@ -123,13 +117,12 @@ class FewQueriesRun {
     const Head<const T> value = problem_.value.head(batch, (first_head_ + h) % problem_.key.heads());
     const Index real = problem_.real_queries(batch);
     for (Index g = 0; g < group_; ++g) {
-      const Index sums = scratch_.sum_index(h * group_ + g, stretch);
-      std::fill_n(scratch_.numerator + sums * n * scratch_.value_stride, n * scratch_.value_stride, T(0));
-      std::fill_n(scratch_.normalizer + sums * size, n, T(0));
-      std::fill_n(scratch_.maximum + sums * size, n, simd::lowest_score<T>);
+      const Index head = h * group_ + g;
+      std::fill_n(scratch_.numerator(head, stretch), n * scratch_.value_stride, T(0));
+      std::fill_n(scratch_.normalizer(head, stretch), n, T(0));
+      std::fill_n(scratch_.maximum(head, stretch), n, simd::lowest_score<T>);
       if (real > 0)
-        scratch_.packers.query[h * group_ + g].pack(0, real, mine.query + g * n * scratch_.key_stride, mine.sums,
-                                                    nullptr);
+        scratch_.packers.query[head].pack(0, real, mine.query + g * n * scratch_.key_stride, mine.sums, nullptr);
     }
     const Index end =
         smaller((stretch + 1) * scratch_.stretch_keys, problem_.visibility().keys_of(real - 1, key.length));
@@ -138,7 +131,7 @@ class FewQueriesRun {
       const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
       for (Index g = 0; g < group_; ++g)
         for (Index i = 0; i < real; ++i) {
-          const Index sums = scratch_.sum_index(h * group_ + g, stretch);
+          const Index head = h * group_ + g;
           simd::OneQueryBlock<T> block;
           block.query = mine.query + (g * n + i) * scratch_.key_stride;
           block.key = keys.data;
@@ -150,9 +143,9 @@ class FewQueriesRun {
           block.value_dim = scratch_.value_stride;
           block.weight = weight_;
           block.weights = mine.weights;
-          block.numerator = scratch_.numerator + (sums * n + i) * scratch_.value_stride;
-          block.normalizer = scratch_.normalizer + sums * size + i;
-          block.maximum = scratch_.maximum + sums * size + i;
+          block.numerator = scratch_.numerator(head, stretch) + i * scratch_.value_stride;
+          block.normalizer = scratch_.normalizer(head, stretch) + i;
+          block.maximum = scratch_.maximum(head, stretch) + i;
           if (block.keys > 0) simd::kernels<T>().one_query(block);
         }
     }
@@ -161,15 +154,13 @@ class FewQueriesRun {
   // The first stretch takes up the others, in order.
   void merge_and_write(Index head, const RescaleScratch<T>& again) const {
     const Index n = problem_.queries(), stride = scratch_.value_stride;
-    const Index first = scratch_.sum_index(head, 0);
-    T* numerator = scratch_.numerator + first * n * stride;
-    T* normalizer = scratch_.normalizer + first * size;
-    T* maximum = scratch_.maximum + first * size;
+    T* numerator = scratch_.numerator(head, 0);
+    T* normalizer = scratch_.normalizer(head, 0);
+    T* maximum = scratch_.maximum(head, 0);
     const bool exponential = problem_.weight.kind == Weight::Kind::exponential;
     for (Index stretch = 1; stretch < scratch_.stretches; ++stretch)
       for (Index i = 0; i < n; ++i) {
-        const Index other = scratch_.sum_index(head, stretch);
-        const T other_maximum = scratch_.maximum[other * size + i];
+        const T other_maximum = scratch_.maximum(head, stretch)[i];
         T own = 1, others = 1;
         if (exponential) {
           const T highest = larger(maximum[i], other_maximum);
@@ -177,8 +168,8 @@ class FewQueriesRun {
           others = std::exp2(other_maximum - highest);
           maximum[i] = highest;
         }
-        normalizer[i] = normalizer[i] * own + scratch_.normalizer[other * size + i] * others;
-        const T* from = scratch_.numerator + (other * n + i) * stride;
+        normalizer[i] = normalizer[i] * own + scratch_.normalizer(head, stretch)[i] * others;
+        const T* from = scratch_.numerator(head, stretch) + i * stride;
         for (Index c = 0; c < stride; ++c)
           numerator[i * stride + c] = numerator[i * stride + c] * own + from[c] * others;
       }

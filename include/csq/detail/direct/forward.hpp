@@ -20,32 +20,27 @@ struct DirectScratch {
   Index heads = 0;  // key heads in flight
   Index key_blocks = 0;
   Packers<T> packers;
-  T* keys = nullptr;    // [heads][key_blocks][packed]
-  T* values = nullptr;  // [heads][key_blocks][B][value stride]
+  Blocks<T, 2> keys;    // [heads][key_blocks] packed
+  Blocks<T, 2> values;  // [heads][key_blocks] [B][value stride]
   DirectThreadScratch<T>* threads = nullptr;
-
-  static Index value_block_size(Index value_dim) { return simd::block_tokens<T> * simd::padded_columns<T>(value_dim); }
 
   static DirectScratch lay_out(Arena& arena, const Problem<T>& problem) {
     constexpr Index in_flight_bytes = Index{8}
                                       << 20;  // enough heads at a time to feed every thread, but no more than this
     DirectScratch result;
     result.key_blocks = block_count(problem.plan.longest.keys, simd::block_tokens<T>);
-    const Index key_size =
-        checked_product(result.key_blocks, RowPacker<T>::packed_size(problem.key_dim()), "workspace");
-    const Index value_size = checked_product(result.key_blocks, value_block_size(problem.value_dim()), "workspace");
-    const Index head_bytes = checked_product(checked_sum(key_size, value_size, "workspace"), sizeof(T), "workspace");
+    const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
+    const Index value_size = RowPacker<T>::scratch_rows(problem.value_dim());
+    const Index head_bytes =
+        checked_product(checked_product(result.key_blocks, key_size + value_size, "workspace"), sizeof(T), "workspace");
     const Index wanted = larger<Index>(problem.threads, in_flight_bytes / larger<Index>(head_bytes, 1));
     result.heads = problem.teams > 1 ? 1 : larger<Index>(1, smaller(problem.key_heads(), wanted));
     result.packers = Packers<T>::lay_out(arena, problem, result.heads);
-    result.keys = arena.template take<T>(checked_product(result.heads, key_size, "workspace"));
-    result.values = arena.template take<T>(checked_product(result.heads, value_size, "workspace"));
-    result.threads = arena.template take<DirectThreadScratch<T>>(problem.threads);
-    const bool counting = result.threads == nullptr;
-    for (int thread = 0; thread < problem.threads; ++thread) {
-      const auto scratch = DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
-      if (!counting) result.threads[thread] = scratch;
-    }
+    result.keys = {arena, {result.heads, result.key_blocks}, key_size};
+    result.values = {arena, {result.heads, result.key_blocks}, value_size};
+    result.threads = take_each<DirectThreadScratch<T>>(arena, problem.threads, [&] {
+      return DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
+    });
     return result;
   }
 };
@@ -55,31 +50,29 @@ void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch, Inde
   constexpr Index size = simd::block_tokens<T>;
   const Index group = problem.group();
   const Index query_blocks = block_count(problem.queries(), size);
-  const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
-  const Index value_size = DirectScratch<T>::value_block_size(problem.value_dim());
 
   // A head's packed keys and values.
-  const bool is_large = scratch.key_blocks * (key_size + value_size) * Index(sizeof(T)) > simd::second_level_bytes;
+  const bool is_large =
+      scratch.key_blocks * (scratch.keys.size() + scratch.values.size()) * Index(sizeof(T)) > simd::second_level_bytes;
 
   scratch.packers.bind(problem, first_head, heads);
 
   const auto key_block = [&](Index h, Index index) {
-    const Index slot = h * scratch.key_blocks + index;
     PackedKeyBlock<T> block;
     block.first = index * size;
     block.count = std::clamp<Index>(scratch.packers.key[h].length - block.first, 0, size);
-    block.key = scratch.keys + slot * key_size;
-    block.values = scratch.values + slot * value_size;
+    block.key = scratch.keys(h, index);
+    block.values = scratch.values(h, index);
     return block;
   };
   parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
-    const Index h = task / scratch.key_blocks;
-    const Index first = task % scratch.key_blocks * size;
+    const Index h = task / scratch.key_blocks, block = task % scratch.key_blocks;
+    const Index first = block * size;
     const Index count = smaller(size, scratch.packers.key[h].length - first);
     if (count <= 0) return;
     pack_keys(problem, scratch.packers.key[h], (first_head + h) / problem.key.heads(),
-              (first_head + h) % problem.key.heads(), first, count, scratch.threads[thread],
-              scratch.keys + task * key_size, scratch.values + task * value_size);
+              (first_head + h) % problem.key.heads(), first, count, scratch.threads[thread], scratch.keys(h, block),
+              scratch.values(h, block));
   });
 
   parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {

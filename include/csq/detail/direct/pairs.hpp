@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "csq/detail/base/blocks.hpp"
 #include "csq/detail/block/kernel_weight.hpp"
 #include "csq/detail/block/pack.hpp"
 

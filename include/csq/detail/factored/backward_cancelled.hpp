@@ -15,20 +15,18 @@ class CancelledRows : FactoredBackwardHeads<T> {
   explicit CancelledRows(const Base& heads) : Base(heads) {}
 
   void clear(Index h) const {
-    std::fill_n(scratch_.gradient_bound + chunk_index(h, 0, 0), group_ * scratch_.query_chunks, 0.0);
-    std::fill_n(scratch_.cancels + chunk_index(h, 0, 0), group_ * scratch_.query_chunks, false);
+    std::fill_n(scratch_.gradient_bound(h, 0), group_ * scratch_.query_chunks, 0.0);
+    std::fill_n(scratch_.cancels(h, 0), group_ * scratch_.query_chunks, false);
   }
 
   // Σ|k|² of the keys that the rows of each chunk read, a slice's part: what the sweep fills in.
-  double* square_sums(Index h, Index slice) const {
-    return scratch_.square_sums + (h * scratch_.slices + slice) * scratch_.query_chunks;
-  }
+  double* square_sums(Index h, Index slice) const { return scratch_.square_sums(h, slice); }
 
   // Rows that may not be read are silenced, with what was pulled back for them where it was, and noted.
   void take_out(Index h, Index g, Index chunk, const BackwardQueryBlock<T>& query, const PulledBack<T>* read) const {
     if (coefficients_.c2 == 0 || keys_read(h, chunk) == 0) return;
     const double key_squares = key_squares_of(h, chunk);
-    double& gradient_bound = scratch_.gradient_bound[chunk_index(h, g, chunk)];
+    double& gradient_bound = scratch_.gradient_bound(h, g)[chunk];
     gradient_bound = 0;
     const GradientBound<T> bound(coefficients_, key_squares, keys_read(h, chunk), p_.key_dim());
     for_each_row(h, g, chunk, query, key_squares, [&](Index row, bool allowed, double square, double sum) {
@@ -36,7 +34,7 @@ class CancelledRows : FactoredBackwardHeads<T> {
         if (query.dot[row] != 0) gradient_bound += bound.term(square, sum, static_cast<double>(query.dot[row]));
         return;
       }
-      scratch_.cancels[chunk_index(h, g, chunk)] = true;
+      scratch_.cancels(h, g)[chunk] = true;
       silence(query, row);
       if (read == nullptr) return;
       for (Index a = 0; a < scratch_.key_stride; ++a) read->lanes[a * size + row] = 0;
@@ -68,7 +66,6 @@ class CancelledRows : FactoredBackwardHeads<T> {
  private:
   using Base::add_pairs;
   using Base::batch;
-  using Base::chunk_index;
   using Base::clear_gradients;
   using Base::coefficients_;
   using Base::group_;
@@ -122,8 +119,7 @@ class CancelledRows : FactoredBackwardHeads<T> {
   // Whether the sums over the features are too large beside the gradient of the queries that is left of them.
   bool gradient_cancels(Index h, Index g) const {
     double bound = 0;
-    for (Index chunk = 0; chunk < scratch_.query_chunks; ++chunk)
-      bound += scratch_.gradient_bound[chunk_index(h, g, chunk)];
+    for (Index chunk = 0; chunk < scratch_.query_chunks; ++chunk) bound += scratch_.gradient_bound(h, g)[chunk];
     // Rows up to whole blocks: all of them as one packed block of so many columns.
     T squares[std::size_t{size}];
     simd::kernels<T>().square_norms(query_gradient(h, g, 0), size, scratch_.query_rows / size * scratch_.key_stride,
@@ -162,7 +158,7 @@ class CancelledRows : FactoredBackwardHeads<T> {
     for (Index g = 0; g < group_; ++g)
       for (Index chunk = 0; chunk < scratch_.query_chunks; ++chunk) {
         const Rows rows = queries_in(h, chunk);
-        if (rows.count == 0 || !(all || scratch_.cancels[chunk_index(h, g, chunk)])) continue;
+        if (rows.count == 0 || !(all || scratch_.cancels(h, g)[chunk])) continue;
         if (all) {
           pack_anew(h, g, rows, query, thread);
         } else {

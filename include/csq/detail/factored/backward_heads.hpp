@@ -42,33 +42,24 @@ class FactoredBackwardHeads {
     return {first, p_.visibility().first_query_at(end, length) - first};
   }
   BackwardKeyBlock<T> key_block(Index h, Index slot) const {
-    const Index block_size = BackwardKeyBlock<T>::size(p_.key_dim(), p_.value_dim(), true);
-    return BackwardKeyBlock<T>::at(scratch_.keys + (h * scratch_.superblock + slot) * block_size, p_.key_dim(),
-                                   p_.value_dim(), true);
+    return BackwardKeyBlock<T>::at(scratch_.keys(h, slot), p_.key_dim(), p_.value_dim(), true);
   }
   BackwardQueryBlock<T> query_block(Index h, Index g, Index slot) const {
-    const Index block_size = BackwardQueryBlock<T>::size(p_.key_dim(), p_.value_dim());
-    return BackwardQueryBlock<T>::at(scratch_.queries + ((h * group_ + g) * scratch_.superblock + slot) * block_size,
-                                     p_.key_dim(), p_.value_dim());
+    return BackwardQueryBlock<T>::at(scratch_.queries(h, g, slot), p_.key_dim(), p_.value_dim());
   }
   T* query_gradient(Index h, Index g, Index row) const {
-    return scratch_.query_gradient + ((h * group_ + g) * scratch_.query_rows + row) * scratch_.key_stride;
+    return scratch_.query_gradient(h, g) + row * scratch_.key_stride;
   }
-  T* key_gradient(Index h, Index row) const {
-    return scratch_.key_gradient + (h * scratch_.key_rows + row) * scratch_.key_stride;
-  }
-  T* value_gradient(Index h, Index row) const {
-    return scratch_.value_gradient + (h * scratch_.key_rows + row) * scratch_.value_stride;
-  }
+  T* key_gradient(Index h, Index row) const { return scratch_.key_gradient(h) + row * scratch_.key_stride; }
+  T* value_gradient(Index h, Index row) const { return scratch_.value_gradient(h) + row * scratch_.value_stride; }
   double& shift_term(Index h, Index g, Index chunk) const {
     return shift_terms_[((first_head_ + h) * group_ + g) * scratch_.query_chunks + chunk];
   }
-  Index chunk_index(Index h, Index g, Index chunk) const { return (h * group_ + g) * scratch_.query_chunks + chunk; }
 
   void clear_gradients(Index h) const {
-    std::fill_n(query_gradient(h, 0, 0), group_ * scratch_.query_rows * scratch_.key_stride, T(0));
-    std::fill_n(key_gradient(h, 0), scratch_.key_rows * scratch_.key_stride, T(0));
-    std::fill_n(value_gradient(h, 0), scratch_.key_rows * scratch_.value_stride, T(0));
+    std::fill_n(query_gradient(h, 0, 0), group_ * scratch_.query_gradient.size(), T(0));
+    std::fill_n(key_gradient(h, 0), scratch_.key_gradient.size(), T(0));
+    std::fill_n(value_gradient(h, 0), scratch_.value_gradient.size(), T(0));
     std::fill_n(&shift_term(h, 0, 0), group_ * scratch_.query_chunks, 0.0);
   }
 

@@ -18,20 +18,20 @@ struct FactoredBackwardScratch {
   Index query_rows = 0, key_rows = 0;  // rows of the gradients kept for a head, up to whole blocks
 
   Packers<T> packers;
-  T* summary = nullptr;           // S: [heads][padded features][value stride]
-  T* normalizer = nullptr;        // [heads][features]
-  T* summary_gradient = nullptr;  // dS
-  T* normalizer_gradient = nullptr;
-  T* keys = nullptr;                 // [heads][superblock] BackwardKeyBlock
-  T* queries = nullptr;              // [heads][group][superblock] BackwardQueryBlock
-  T* partial = nullptr;              // [heads][slices][group][superblock] lanes, shift, value rows
-  T* query_gradient = nullptr;       // [heads][group][query_rows][key stride]
-  T* key_gradient = nullptr;         // [heads][key_rows][key stride]
-  T* value_gradient = nullptr;       // [heads][key_rows][value stride]
-  double* square_sums = nullptr;     // [heads][slices][query chunks], Σ|k|² of the keys that a chunk's rows read
-  double* gradient_bound = nullptr;  // [heads][group][query chunks], Σ B_i² of cancellation.hpp
-  bool* cancels = nullptr;           // [heads][group][query chunks]: some rows are served directly
-  T** panels = nullptr;              // [threads] two panels
+  Blocks<T, 1> summary;           // S: [heads] [padded features][value stride]
+  Blocks<T, 1> normalizer;        // [heads] [features]
+  Blocks<T, 1> summary_gradient;  // dS
+  Blocks<T, 1> normalizer_gradient;
+  Blocks<T, 2> keys;                 // [heads][superblock] BackwardKeyBlock
+  Blocks<T, 3> queries;              // [heads][group][superblock] BackwardQueryBlock
+  Blocks<T, 4> partial;              // [heads][slices][group][superblock] PulledBack
+  Blocks<T, 2> query_gradient;       // [heads][group] [query_rows][key stride]
+  Blocks<T, 1> key_gradient;         // [heads] [key_rows][key stride]
+  Blocks<T, 1> value_gradient;       // [heads] [key_rows][value stride]
+  Blocks<double, 2> square_sums;     // [heads][slices] [query chunks], Σ|k|² of the keys that a chunk's rows read
+  Blocks<double, 2> gradient_bound;  // [heads][group] [query chunks], Σ B_i² of cancellation.hpp
+  Blocks<bool, 2> cancels;           // [heads][group] [query chunks]: some rows are served directly
+  Blocks<T, 1> panels;               // [threads] a panel of features, one of the summary, PulledBack
   BackwardThreadScratch<T>* threads = nullptr;
   DirectThreadScratch<T>* forward = nullptr;  // [threads], for outputs that are computed again
   KeysOnDemand<T>* forward_keys = nullptr;
@@ -40,26 +40,15 @@ struct FactoredBackwardScratch {
   Index lanes_size() const { return key_stride * simd::block_tokens<T>; }
   Index partial_size() const { return lanes_size() + simd::block_tokens<T> * (1 + value_stride); }
 
-  SummarySlice<T> slice(T* s, T* z, Index head, Index index) const {
+  // Of the head's summary s or its gradient, with its normaliser z.
+  SummarySlice<T> slice(T* s, T* z, Index index) const {
     const Index units = padded_features() / simd::slice_features;
     const auto start = [&](Index i) { return smaller(features, units * i / slices * simd::slice_features); };
-    return {map,
-            value_stride,
-            start(index),
-            start(index + 1),
-            s + (head * padded_features() + start(index)) * value_stride,
-            z + head * features + start(index)};
+    return {map, value_stride, start(index), start(index + 1), s + start(index) * value_stride, z + start(index)};
   }
 
   // S of one key head, all features.
-  SummarySlice<T> whole(Index head) const {
-    return {map,
-            value_stride,
-            0,
-            features,
-            summary + head * padded_features() * value_stride,
-            normalizer + head * features};
-  }
+  SummarySlice<T> whole(Index head) const { return {map, value_stride, 0, features, summary(head), normalizer(head)}; }
 
   static Index query_chunks_of(const Problem<T>& problem) {
     return block_count(problem.causal ? problem.keys() : problem.queries(), problem.plan.scan.chunk);
@@ -96,44 +85,30 @@ FactoredBackwardScratch<T> FactoredBackwardScratch<T>::lay_out(Arena& arena, con
   result.query_rows = block_count(p.queries(), size) * size;
   result.key_rows = block_count(p.keys(), size) * size;
 
-  const auto times = [](Index a, Index b) { return checked_product(a, b, "workspace"); };
   const Index group = p.group(), heads = result.heads;
-  const Index summary = times(heads, times(result.padded_features(), result.value_stride));
+  const Index summary = checked_product(result.padded_features(), result.value_stride, "workspace");
+  const Index query_size = checked_product(result.query_rows, result.key_stride, "workspace");
   result.packers = Packers<T>::lay_out(arena, p, heads);
-  result.summary = arena.template take<T>(summary);
-  result.normalizer = arena.template take<T>(heads * result.features);
-  result.summary_gradient = arena.template take<T>(summary);
-  result.normalizer_gradient = arena.template take<T>(heads * result.features);
-  result.keys = arena.template take<T>(
-      times(heads * result.superblock, BackwardKeyBlock<T>::size(p.key_dim(), p.value_dim(), true)));
-  result.queries = arena.template take<T>(
-      times(heads * group * result.superblock, BackwardQueryBlock<T>::size(p.key_dim(), p.value_dim())));
-  if (p.causal)
-    result.partial =
-        arena.template take<T>(times(heads * result.slices * group * result.superblock, result.partial_size()));
-  result.query_gradient = arena.template take<T>(times(heads * group, times(result.query_rows, result.key_stride)));
-  result.key_gradient = arena.template take<T>(times(heads, times(result.key_rows, result.key_stride)));
-  result.value_gradient = arena.template take<T>(times(heads, times(result.key_rows, result.value_stride)));
-  result.square_sums = arena.template take<double>(heads * result.slices * result.query_chunks);
-  result.gradient_bound = arena.template take<double>(heads * group * result.query_chunks);
-  result.cancels = arena.template take<bool>(heads * group * result.query_chunks);
-  result.panels = arena.template take<T*>(p.threads);
-  result.threads = arena.template take<BackwardThreadScratch<T>>(p.threads);
-  result.forward = arena.template take<DirectThreadScratch<T>>(p.threads);
-  result.forward_keys = arena.template take<KeysOnDemand<T>>(p.threads);
-  const bool counting = result.threads == nullptr;
-  for (int thread = 0; thread < p.threads; ++thread) {
-    T* panels = arena.template take<T>(2 * simd::panel_features * size + result.partial_size());
-    const auto scratch = BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim());
-    const auto forward = DirectThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim());
-    const auto keys = KeysOnDemand<T>::lay_out(arena, p.key_dim(), p.value_dim());
-    if (!counting) {
-      result.forward[thread] = forward;
-      result.forward_keys[thread] = keys;
-      result.panels[thread] = panels;
-      result.threads[thread] = scratch;
-    }
-  }
+  result.summary = {arena, {heads}, summary};
+  result.normalizer = {arena, {heads}, result.features};
+  result.summary_gradient = {arena, {heads}, summary};
+  result.normalizer_gradient = {arena, {heads}, result.features};
+  result.keys = {arena, {heads, result.superblock}, BackwardKeyBlock<T>::size(p.key_dim(), p.value_dim(), true)};
+  result.queries = {arena, {heads, group, result.superblock}, BackwardQueryBlock<T>::size(p.key_dim(), p.value_dim())};
+  if (p.causal) result.partial = {arena, {heads, result.slices, group, result.superblock}, result.partial_size()};
+  result.query_gradient = {arena, {heads, group}, query_size};
+  result.key_gradient = {arena, {heads}, checked_product(result.key_rows, result.key_stride, "workspace")};
+  result.value_gradient = {arena, {heads}, checked_product(result.key_rows, result.value_stride, "workspace")};
+  result.square_sums = {arena, {heads, result.slices}, result.query_chunks};
+  result.gradient_bound = {arena, {heads, group}, result.query_chunks};
+  result.cancels = {arena, {heads, group}, result.query_chunks};
+  result.panels = {arena, {p.threads}, 2 * simd::panel_features * size + result.partial_size()};
+  result.threads = take_each<BackwardThreadScratch<T>>(
+      arena, p.threads, [&] { return BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
+  result.forward = take_each<DirectThreadScratch<T>>(
+      arena, p.threads, [&] { return DirectThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
+  result.forward_keys = take_each<KeysOnDemand<T>>(
+      arena, p.threads, [&] { return KeysOnDemand<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
   return result;
 }
 

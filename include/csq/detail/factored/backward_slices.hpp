@@ -14,19 +14,18 @@ class FactoredBackwardSlices : protected FactoredBackwardHeads<T> {
   explicit FactoredBackwardSlices(const Base& heads) : Base(heads) {}
 
   PulledBack<T> partial(Index h, Index slice, Index g, Index slot) const {
-    const Index index = ((h * scratch_.slices + slice) * group_ + g) * scratch_.superblock + slot;
-    return PulledBack<T>::at(scratch_.partial + index * scratch_.partial_size(), scratch_.lanes_size());
+    return PulledBack<T>::at(scratch_.partial(h, slice, g, slot), scratch_.lanes_size());
   }
-  T* panel(int thread) const { return scratch_.panels[thread]; }
+  T* panel(int thread) const { return scratch_.panels(thread); }
   T* summary_panel(int thread) const { return panel(thread) + simd::panel_features * size; }
   PulledBack<T> own(int thread) const {
     return PulledBack<T>::at(panel(thread) + 2 * simd::panel_features * size, scratch_.lanes_size());
   }
   SummarySlice<T> summary(Index h, Index slice) const {
-    return scratch_.slice(scratch_.summary, scratch_.normalizer, h, slice);
+    return scratch_.slice(scratch_.summary(h), scratch_.normalizer(h), slice);
   }
   SummarySlice<T> summary_gradient(Index h, Index slice) const {
-    return scratch_.slice(scratch_.summary_gradient, scratch_.normalizer_gradient, h, slice);
+    return scratch_.slice(scratch_.summary_gradient(h), scratch_.normalizer_gradient(h), slice);
   }
 
   template <class Visit>

@@ -68,20 +68,13 @@ class FactoredRun : FactoredRows<T> {
   using Base::is_kept;
   using Base::is_read;
   using Base::key_head;
-  using Base::keys_at;
   using Base::keys_in;
   using Base::mark_cancelled;
   using Base::mark_out_of_range;
   using Base::ones_of;
-  using Base::partial_at;
-  using Base::partial_normalizer_at;
   using Base::problem_;
-  using Base::queries_at;
   using Base::rows_in;
   using Base::scratch_;
-  using Base::stored_keys_at;
-  using Base::stored_values_at;
-  using Base::values_at;
   using Base::weight_;
   using Base::write;
   using Base::write_checked;
@@ -112,7 +105,8 @@ class FactoredRun : FactoredRows<T> {
     if (chunks == 0 || rows_in(0, chunks - 1).first + rows_in(0, chunks - 1).count == 0) return;
     parallel_for(heads_ * chunks, problem_.threads, [&](Index task, int thread) {
       const Index h = task / chunks, chunk = task % chunks;
-      if (keys_in(h, chunk) > 0) pack_key_chunk(h, chunk, thread, stored_keys_at(h, chunk), stored_values_at(h, chunk));
+      if (keys_in(h, chunk) > 0)
+        pack_key_chunk(h, chunk, thread, scratch_.stored_keys(h, chunk), scratch_.stored_values(h, chunk));
     });
     parallel_for(heads_ * group_ * chunks, problem_.threads, [&](Index task, int thread) {
       const Index chunk = chunks - 1 - task / (heads_ * group_);
@@ -136,7 +130,7 @@ class FactoredRun : FactoredRows<T> {
                     const DirectThreadScratch<T>& mine) const {
     const Index last = smaller(own, scratch_.key_chunks - 1);
     const auto stored = [&](Index chunk) -> PackedKeyBlock<T> {
-      return {stored_keys_at(h, chunk - base), stored_values_at(h, chunk - base), chunk * chunk_size(),
+      return {scratch_.stored_keys(h, chunk - base), scratch_.stored_values(h, chunk - base), chunk * chunk_size(),
               keys_in(h, chunk)};
     };
     for (Index chunk = first; chunk <= last; ++chunk)
@@ -152,9 +146,9 @@ class FactoredRun : FactoredRows<T> {
       if (keys_in(h, chunk) == 0) return;
       if (is_kept(chunk)) {
         const Index kept = chunk - scratch_.plan.first_kept;
-        pack_key_chunk(h, chunk, thread, stored_keys_at(h, kept), stored_values_at(h, kept));
+        pack_key_chunk(h, chunk, thread, scratch_.stored_keys(h, kept), scratch_.stored_values(h, kept));
       } else {
-        pack_key_chunk(h, chunk, thread, keys_at(h, slot), values_at(h, slot));
+        pack_key_chunk(h, chunk, thread, scratch_.keys(h, slot), scratch_.values(h, slot));
       }
     });
     if (!problem_.causal) return;
@@ -164,7 +158,7 @@ class FactoredRun : FactoredRows<T> {
       if (!is_read(chunk) || rows.real == 0) return;
       const DirectThreadScratch<T>& mine = scratch_.threads[thread];
       scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums,
-                                                       queries_at(h, g, slot));
+                                                       scratch_.queries(h, g, slot));
     });
   }
 
@@ -176,19 +170,19 @@ class FactoredRun : FactoredRows<T> {
       for (Index chunk = first; chunk < last; ++chunk) {
         const Index slot = chunk - first;
         if (problem_.causal && is_read(chunk) && rows_in(h, chunk).real > 0) {
-          scratch_.square_sums[(h * scratch_.slices + index) * scratch_.superblock + slot] = slice.square_sum();
+          scratch_.square_sums(h, index)[slot] = slice.square_sum();
           for (Index g = 0; g < group_; ++g) {
-            T* numerator = partial_at(h, index, g, slot);
-            T* normalizer = partial_normalizer_at(h, index, g, slot);
-            std::fill_n(numerator, scratch_.partial_size(), T(0));
+            T* numerator = scratch_.partial(h, index, g, slot);
+            T* normalizer = scratch_.partial_normalizer(h, index, g, slot);
+            std::fill_n(numerator, scratch_.partial.size(), T(0));
             std::fill_n(normalizer, simd::block_tokens<T>, T(0));
-            slice.read(coefficients_, queries_at(h, g, slot), rows_in(h, chunk).real, scratch_.panels[thread],
+            slice.read(coefficients_, scratch_.queries(h, g, slot), rows_in(h, chunk).real, scratch_.panels(thread),
                        numerator, normalizer);
           }
         }
         if (!is_kept(chunk) && keys_in(h, chunk) > 0)
-          slice.absorb(keys_at(h, slot), values_at(h, slot), ones_of(keys_at(h, slot)), keys_in(h, chunk),
-                       scratch_.panels[thread]);
+          slice.absorb(scratch_.keys(h, slot), scratch_.values(h, slot), ones_of(scratch_.keys(h, slot)),
+                       keys_in(h, chunk), scratch_.panels(thread));
       }
     });
   }
@@ -202,29 +196,28 @@ class FactoredRun : FactoredRows<T> {
       if (!is_read(chunk) || rows.count == 0) return;
       DirectThreadScratch<T> mine = scratch_.threads[thread];
       if (rows.real > 0) {
-        mine.numerator = partial_at(h, 0, g, slot);
-        mine.normalizer = partial_normalizer_at(h, 0, g, slot);
+        mine.numerator = scratch_.partial(h, 0, g, slot);
+        mine.normalizer = scratch_.partial_normalizer(h, 0, g, slot);
         std::fill_n(mine.maximum, simd::block_tokens<T>, simd::lowest_score<T>);
         for (Index slice = 1; slice < scratch_.slices; ++slice) {
-          const T* numerator = partial_at(h, slice, g, slot);
-          const T* normalizer = partial_normalizer_at(h, slice, g, slot);
+          const T* numerator = scratch_.partial(h, slice, g, slot);
+          const T* normalizer = scratch_.partial_normalizer(h, slice, g, slot);
           simd::kernels<T>().add(rows.real * scratch_.value_stride, numerator, mine.numerator);
           simd::kernels<T>().add(simd::block_tokens<T>, normalizer, mine.normalizer);
         }
         if (is_kept(chunk))
-          serve_stored(h, scratch_.plan.first_kept, scratch_.plan.first_kept, chunk, queries_at(h, g, slot), rows,
+          serve_stored(h, scratch_.plan.first_kept, scratch_.plan.first_kept, chunk, scratch_.queries(h, g, slot), rows,
                        mine);
         else
-          add_pairs(problem_, weight_, mine, queries_at(h, g, slot), rows.real, rows.first,
-                    {keys_at(h, slot), values_at(h, slot), chunk * chunk_size(), keys_in(h, chunk)});
+          add_pairs(problem_, weight_, mine, scratch_.queries(h, g, slot), rows.real, rows.first,
+                    {scratch_.keys(h, slot), scratch_.values(h, slot), chunk * chunk_size(), keys_in(h, chunk)});
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
         double key_squares = 0;
-        for (Index slice = 0; slice < scratch_.slices; ++slice)
-          key_squares += scratch_.square_sums[(h * scratch_.slices + slice) * scratch_.superblock + slot];
+        for (Index slice = 0; slice < scratch_.slices; ++slice) key_squares += scratch_.square_sums(h, slice)[slot];
         const Index read =
             smaller(smaller(chunk, scratch_.plan.first_kept) * chunk_size(), scratch_.packers.key[h].length);
-        return mark_cancelled(queries_at(h, g, slot), rows.real, mine.normalizer, key_squares, read, again);
+        return mark_cancelled(scratch_.queries(h, g, slot), rows.real, mine.normalizer, key_squares, read, again);
       });
     });
   }
@@ -243,7 +236,7 @@ class FactoredRun : FactoredRows<T> {
       if (rows.real > 0) {
         packer.pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         for (Index slice = 0; slice < scratch_.slices; ++slice)
-          scratch_.slice(h, slice).read(coefficients_, mine.query, rows.real, scratch_.panels[thread], mine.numerator,
+          scratch_.slice(h, slice).read(coefficients_, mine.query, rows.real, scratch_.panels(thread), mine.numerator,
                                         mine.normalizer);
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {

@@ -1,5 +1,4 @@
-// The key heads in flight of one factored forward call: which rows and keys a chunk has, and where its blocks and
-// partial rows lie.
+// The key heads in flight of one factored forward call: which rows and keys a chunk has.
 #pragma once
 
 #include "csq/detail/factored/forward_scratch.hpp"
@@ -41,31 +40,6 @@ class FactoredHeads {
     const Index last = visibility.first_query_at((chunk + 1) * chunk_size(), problem_.queries());
     const Index real = std::clamp<Index>(scratch_.packers.query[h * group_].length - first, 0, last - first);
     return {first, last - first, real};
-  }
-
-  T* keys_at(Index h, Index slot) const {
-    return scratch_.keys + (h * scratch_.superblock + slot) * scratch_.packed_size(problem_);
-  }
-  T* values_at(Index h, Index slot) const {
-    return scratch_.values + (h * scratch_.superblock + slot) * scratch_.value_block_size();
-  }
-  T* stored_keys_at(Index h, Index slot) const {
-    return scratch_.stored_keys + (h * scratch_.stored + slot) * scratch_.packed_size(problem_);
-  }
-  T* stored_values_at(Index h, Index slot) const {
-    return scratch_.stored_values + (h * scratch_.stored + slot) * scratch_.value_block_size();
-  }
-  T* queries_at(Index h, Index g, Index slot) const {
-    return scratch_.queries + ((h * group_ + g) * scratch_.superblock + slot) * scratch_.packed_size(problem_);
-  }
-  Index partial_index(Index h, Index slice, Index g, Index slot) const {
-    return ((h * scratch_.slices + slice) * group_ + g) * scratch_.superblock + slot;
-  }
-  T* partial_at(Index h, Index slice, Index g, Index slot) const {
-    return scratch_.partial + partial_index(h, slice, g, slot) * scratch_.partial_size();
-  }
-  T* partial_normalizer_at(Index h, Index slice, Index g, Index slot) const {
-    return scratch_.partial_normalizer + partial_index(h, slice, g, slot) * simd::block_tokens<T>;
   }
 
   void write(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& mine) const {

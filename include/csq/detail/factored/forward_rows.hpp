@@ -13,6 +13,13 @@ class FactoredRows : protected FactoredHeads<T> {
 
  protected:
   using Base::Base;
+  using Base::batch;
+  using Base::coefficients_;
+  using Base::group_;
+  using Base::key_head;
+  using Base::problem_;
+  using Base::scratch_;
+  using Base::write;
   using typename Base::Rows;
 
   // Which rows of a block have lost too much; true where any has.
@@ -26,18 +33,7 @@ class FactoredRows : protected FactoredHeads<T> {
     Marks again;
     const bool any = rows.real > 0 && lost(again);
     write(h, g, rows, sums);
-    if (!any) return;
-    const DirectThreadScratch<T>& mine = scratch_.threads[thread];
-    serve_on_demand(problem_, scratch_.packers.query[h * group_ + g], scratch_.packers.key[h], batch(h), key_head(h),
-                    rows.first, rows.real, mine, scratch_.direct_keys[thread]);
-    for (Index row = 0; row < rows.real; ++row) {
-      if (!again[row]) continue;
-      DirectThreadScratch<T> one = mine;
-      one.numerator += row * scratch_.value_stride;
-      one.normalizer += row;
-      one.maximum += row;
-      write(h, g, {rows.first + row, 1, 1}, one);
-    }
+    if (any) serve_again(h, g, rows, again, thread);
   }
 
   // Weights out of T's range, where they may be rescaled.
@@ -67,13 +63,20 @@ class FactoredRows : protected FactoredHeads<T> {
     return any;
   }
 
-  using Base::batch;
-  using Base::coefficients_;
-  using Base::group_;
-  using Base::key_head;
-  using Base::problem_;
-  using Base::scratch_;
-  using Base::write;
+ private:
+  void serve_again(Index h, Index g, const Rows& rows, const Marks& again, int thread) const {
+    const DirectThreadScratch<T>& mine = scratch_.threads[thread];
+    serve_on_demand(problem_, scratch_.packers.query[h * group_ + g], scratch_.packers.key[h], batch(h), key_head(h),
+                    rows.first, rows.real, mine, scratch_.direct_keys[thread]);
+    for (Index row = 0; row < rows.real; ++row) {
+      if (!again[row]) continue;
+      DirectThreadScratch<T> one = mine;
+      one.numerator += row * scratch_.value_stride;
+      one.normalizer += row;
+      one.maximum += row;
+      write(h, g, {rows.first + row, 1, 1}, one);
+    }
+  }
 };
 
 }  // namespace CSQ_CODE::detail

@@ -19,26 +19,22 @@ struct FactoredScratch {
   Index superblock = 1;  // chunks whose packed tokens are in memory at a time
   Index stored = 0;      // chunks of keys that are served directly from far away: the first ones, later the last ones
   Index value_stride = 0;
-  Index partial_rows = 0;
 
   Packers<T> packers;
-  T* summary = nullptr;     // [heads][padded features][value stride]
-  T* normalizer = nullptr;  // [heads][features]
-  T* keys = nullptr;        // [heads][superblock][packed]
-  T* values = nullptr;      // [heads][superblock][chunk][value stride]
-  T* queries = nullptr;     // [heads][group][superblock][packed]
-  T* partial = nullptr;     // [heads][slices][group][superblock][partial rows][value stride]
-  T* partial_normalizer = nullptr;
-  T* stored_keys = nullptr;  // [heads][stored][packed]
-  T* stored_values = nullptr;
-  double* square_sums = nullptr;  // [heads][slices][superblock], Σ|k|² of the keys that a chunk's rows read
-  T** panels = nullptr;           // [threads]
+  Blocks<T, 1> summary;             // [heads] [padded features][value stride]
+  Blocks<T, 1> normalizer;          // [heads] [features]
+  Blocks<T, 2> keys;                // [heads][superblock] packed
+  Blocks<T, 2> values;              // [heads][superblock] [chunk][value stride]
+  Blocks<T, 3> queries;             // [heads][group][superblock] packed
+  Blocks<T, 4> partial;             // [heads][slices][group][superblock] [partial rows][value stride]
+  Blocks<T, 4> partial_normalizer;  // the same, [B]
+  Blocks<T, 2> stored_keys;         // [heads][stored] packed
+  Blocks<T, 2> stored_values;       // [heads][stored] [chunk][value stride]
+  Blocks<double, 2> square_sums;    // [heads][slices] [superblock], Σ|k|² of the keys that a chunk's rows read
+  Blocks<T, 1> panels;              // [threads]
   DirectThreadScratch<T>* threads = nullptr;
   KeysOnDemand<T>* direct_keys = nullptr;  // [threads], for blocks that are not read after all
 
-  Index packed_size(const Problem<T>& problem) const { return RowPacker<T>::packed_size(problem.key_dim()); }
-  Index value_block_size() const { return plan.chunk * value_stride; }
-  Index partial_size() const { return partial_rows * value_stride; }
   Index padded_features() const { return SummarySlice<T>::padded_rows(features); }
 
   Index slice_start(Index slice) const {
@@ -52,18 +48,11 @@ struct FactoredScratch {
             value_stride,
             first,
             slice_start(index + 1),
-            summary + (head * padded_features() + first) * value_stride,
-            normalizer + head * features + first};
+            summary(head) + first * value_stride,
+            normalizer(head) + first};
   }
 
-  SummarySlice<T> whole(Index head) const {
-    return {map,
-            value_stride,
-            0,
-            features,
-            summary + head * padded_features() * value_stride,
-            normalizer + head * features};
-  }
+  SummarySlice<T> whole(Index head) const { return {map, value_stride, 0, features, summary(head), normalizer(head)}; }
 
   static FactoredScratch lay_out(Arena& arena, const Problem<T>& problem);
 };
@@ -86,7 +75,6 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
   const Index groups_of_heads = block_count(problem.key_heads(), problem.threads);
   result.heads =
       problem.teams > 1 ? 1 : larger<Index>(1, block_count(problem.key_heads(), larger<Index>(1, groups_of_heads)));
-  result.partial_rows = smaller(size, SummarySlice<T>::padded_rows(result.plan.chunk));
   const Index row_bytes = result.slices * group * (result.value_stride + 1) * static_cast<Index>(sizeof(T));
   // Without a mask there are no partial rows, and longer superblocks mean fewer waits of one slice for another.
   const Index fitting = problem.causal ? partial_bytes / larger<Index>(1, row_bytes) : superblock_tokens;
@@ -96,38 +84,28 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
     result.stored = larger(smaller(result.plan.first_read, result.key_chunks),
                            larger<Index>(0, result.key_chunks - result.plan.first_kept));
 
-  const auto blocks = [&](Index count) { return checked_product(result.heads, count, "workspace"); };
-  result.packers = Packers<T>::lay_out(arena, problem, result.heads);
-  result.summary =
-      arena.template take<T>(blocks(checked_product(result.padded_features(), result.value_stride, "workspace")));
-  result.normalizer = arena.template take<T>(blocks(result.features));
-  result.keys = arena.template take<T>(blocks(result.superblock * result.packed_size(problem)));
-  result.values = arena.template take<T>(blocks(result.superblock * result.value_block_size()));
+  const Index heads = result.heads, packed = RowPacker<T>::packed_size(problem.key_dim());
+  const Index values = result.plan.chunk * result.value_stride;
+  result.packers = Packers<T>::lay_out(arena, problem, heads);
+  result.summary = {arena, {heads}, checked_product(result.padded_features(), result.value_stride, "workspace")};
+  result.normalizer = {arena, {heads}, result.features};
+  result.keys = {arena, {heads, result.superblock}, packed};
+  result.values = {arena, {heads, result.superblock}, values};
   if (problem.causal) {
-    result.queries = arena.template take<T>(blocks(group * result.superblock * result.packed_size(problem)));
-    const Index rows = blocks(result.slices * group * result.superblock);
-    result.partial = arena.template take<T>(checked_product(rows, result.partial_size(), "workspace"));
-    result.partial_normalizer = arena.template take<T>(checked_product(rows, size, "workspace"));
-    result.square_sums = arena.template take<double>(blocks(result.slices * result.superblock));
-    result.stored_keys =
-        arena.template take<T>(blocks(checked_product(result.stored, result.packed_size(problem), "workspace")));
-    result.stored_values =
-        arena.template take<T>(blocks(checked_product(result.stored, result.value_block_size(), "workspace")));
+    const Index partial_rows = smaller(size, SummarySlice<T>::padded_rows(result.plan.chunk));
+    result.queries = {arena, {heads, group, result.superblock}, packed};
+    result.partial = {arena, {heads, result.slices, group, result.superblock}, partial_rows * result.value_stride};
+    result.partial_normalizer = {arena, {heads, result.slices, group, result.superblock}, size};
+    result.square_sums = {arena, {heads, result.slices}, result.superblock};
+    result.stored_keys = {arena, {heads, result.stored}, packed};
+    result.stored_values = {arena, {heads, result.stored}, values};
   }
-  result.panels = arena.template take<T*>(problem.threads);
-  result.threads = arena.template take<DirectThreadScratch<T>>(problem.threads);
-  result.direct_keys = arena.template take<KeysOnDemand<T>>(problem.threads);
-  const bool counting = result.threads == nullptr;
-  for (int thread = 0; thread < problem.threads; ++thread) {
-    T* panel = arena.template take<T>(simd::panel_features * size);
-    const auto scratch = DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
-    const auto keys = KeysOnDemand<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
-    if (!counting) {
-      result.direct_keys[thread] = keys;
-      result.panels[thread] = panel;
-      result.threads[thread] = scratch;
-    }
-  }
+  result.panels = {arena, {problem.threads}, simd::panel_features * size};
+  result.threads = take_each<DirectThreadScratch<T>>(arena, problem.threads, [&] {
+    return DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
+  });
+  result.direct_keys = take_each<KeysOnDemand<T>>(
+      arena, problem.threads, [&] { return KeysOnDemand<T>::lay_out(arena, problem.key_dim(), problem.value_dim()); });
   return result;
 }
 

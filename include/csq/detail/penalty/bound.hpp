@@ -57,14 +57,14 @@ void sum_bound(const Problem<T>& problem, DirectScratch<T>& scratch, double radi
   constexpr Index size = simd::block_tokens<T>;
   const Index group = problem.group();
   const Index query_blocks = block_count(problem.queries(), size);
-  const Index key_size = RowPacker<T>::packed_size(problem.key_dim());
   scratch.packers.bind(problem, first_head, heads);
   parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
-    const RowPacker<T>& packer = scratch.packers.key[task / scratch.key_blocks];
-    const Index first = task % scratch.key_blocks * size;
+    const Index h = task / scratch.key_blocks, block = task % scratch.key_blocks;
+    const RowPacker<T>& packer = scratch.packers.key[h];
+    const Index first = block * size;
     const Index count = smaller(size, packer.length - first);
     const DirectThreadScratch<T>& mine = scratch.threads[thread];
-    if (count > 0) packer.pack_only(first, count, mine.rows, mine.sums, scratch.keys + task * key_size);
+    if (count > 0) packer.pack_only(first, count, mine.rows, mine.sums, scratch.keys(h, block));
   });
   parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {
     const Index head = task / query_blocks, h = head / group;
@@ -81,7 +81,7 @@ void sum_bound(const Problem<T>& problem, DirectScratch<T>& scratch, double radi
       if (!problem.visibility().any(first, queries, key * size, keys)) continue;
       simd::ScoreStatistics<T> block;
       block.query = mine.query;
-      block.key = scratch.keys + (h * scratch.key_blocks + key) * key_size;
+      block.key = scratch.keys(h, key);
       block.queries = queries;
       block.keys = keys;
       block.dim = problem.key_dim();

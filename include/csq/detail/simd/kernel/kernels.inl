@@ -2,6 +2,17 @@
 // file that defines vector_bytes, accumulator_vectors (registers of the tile), widest_tile and the panel heights.
 // No Eigen and no standard algorithm in here: they would be compiled for the unit's flags, not for the region's.
 
+// The contract of those numbers, with the block, its padding and the slices of kernel_set.hpp.
+static_assert(64 % vector_bytes == 0, "rows are padded to 64 bytes: whole vectors must fill them");
+static_assert(sizeof(float) * block_tokens<float> % vector_bytes == 0, "a block is whole vectors of tokens");
+static_assert(widest_tile == 2 || widest_tile == 4, "next_width knows tiles of one, two, three or four columns");
+static_assert(accumulator_vectors % 2 == 0 && accumulator_vectors % 3 == 0 && accumulator_vectors % widest_tile == 0,
+              "the accumulators are divided evenly over a tile's columns");
+static_assert(slice_features % (accumulator_vectors / 2) == 0 && slice_features % (accumulator_vectors / 3) == 0,
+              "tiles of every height fill a slice, and with it padded tokens");
+static_assert(absorb_panel % slice_features == 0, "panels of a slice end where tiles do");
+static_assert(absorb_panel <= panel_features && read_panel <= panel_features, "a panel fits its scratch");
+
 // clang-format off
 #include "csq/detail/simd/kernel/vector.inl"
 #include "csq/detail/simd/kernel/product.inl"

@@ -130,9 +130,10 @@ CSQ_INLINE void add_values(const OneQueryBlock<T>& block, Index column) {
   }
 }
 
-// The scores in block.weights → weights, their sum, and weights·values.
+// The scores in block.weights → weights, their sum, and weights·values. Out of line: short.inl calls it too, and twice
+// inline it took a tenth of the quickstart's compilation.
 template <class T>
-CSQ_INLINE void weigh_values(const OneQueryBlock<T>& block) {
+__attribute__((noinline)) void weigh_values(const OneQueryBlock<T>& block) {
   visit_weight<T>(block.weight.kind, WeightsOfOneQuery<T>{block});
   Index column = 0;
   for (; column + 4 * lanes<T> <= block.value_dim; column += 4 * lanes<T>) add_values<T, 4>(block, column);
