@@ -17,7 +17,13 @@
 
 namespace CSQ_CODE {
 
-// Many heads, your own memory, any strides.
+/// o_i = Σ_j w(s_ij) v_j / Σ_j w(s_ij) for many heads, in your own memory with any strides.
+///
+/// q [batch, heads, n, d], k [batch, kv_heads, m, d], v [batch, kv_heads, m, dᵥ]; `out` [batch, heads, n, dᵥ] is
+/// overwritten. Arrays are all of float or all of double. Throws std::invalid_argument, before anything is written,
+/// for sizes that do not fit, outputs that overlap anything, and options that mean nothing together. Direct costs
+/// 2·n·m·(d+dᵥ) flops a head, factored about (n+m)·d²·(dᵥ+1); memory: workspace_bytes.
+///   csq::attention(csq::Csq{}, Q, K, V, O, {.causal = true});
 template <class Mechanism, class Query, class Key, class Value, class Output>
 void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                const Options& options = {}) {
@@ -25,7 +31,8 @@ void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<V
     detail::attention_checked<Output>(detail::resolve(mechanism, options.causal), q, k, v, out, nullptr, options);
 }
 
-// The same, and the row statistic that backward needs: [batch, heads, n, 1].
+/// The same, and the row statistic that backward needs, `normalizer` [batch, heads, n, 1]: Σ_j w(s_ij), for Softmax
+/// ln Σ_j exp(s_ij), −∞ where a row sees no key.
 template <class Mechanism, class Query, class Key, class Value, class Output, class Statistic>
 void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                Heads<Statistic> normalizer, const Options& options = {}) {
@@ -33,19 +40,21 @@ void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<V
     detail::attention_checked<Output>(detail::resolve(mechanism, options.causal), q, k, v, out, &normalizer, options);
 }
 
-// Whether a mechanism has a factored method: its weight is a polynomial of degree 2 or less in the score.
+/// Whether a mechanism has a factored method: its weight is a polynomial of degree 2 or less in the score.
 template <class Mechanism>
 bool has_factored_form(const Mechanism& mechanism) {
   return detail::weight_of(mechanism).has_factored_form();
 }
 
-// The method that a call with these sizes and options runs.
+/// The method that a call with these sizes and options runs; never automatic. The sizes and options are checked as
+/// attention checks them.
 template <class Mechanism>
 Method used_method(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
   return detail::resolve_method(detail::workload_of(shape, options), detail::weight_of(mechanism), options);
 }
 
-// Scratch that a call with these sizes takes; a Workspace that has served one grows no further.
+/// Bytes of scratch that a call with these sizes takes; a Workspace that has served one grows no further.
+///   csq::workspace_bytes<float>(csq::Csq{}, shape, {.threads = 8});
 template <class T = float, class Mechanism>
 std::size_t workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
   detail::Problem<T> problem = detail::problem_of_sizes<T>(mechanism, shape, options);

@@ -22,22 +22,22 @@
 
 namespace CSQ_CODE {
 
-// D = (d+1)(d+2)/2: features of degree 2 and less.
+/// D = (d+1)(d+2)/2: features of degree 2 and less.
 inline Index feature_count(Index key_dim) { return detail::feature_count(key_dim); }
 
-// Features that a mechanism needs: a degree whose coefficient is zero is not computed.
+/// Features that a mechanism needs: a degree whose coefficient is zero is not computed.
 template <class Mechanism>
 Index feature_count(const Mechanism& mechanism, Index key_dim) {
   return detail::feature_count(detail::weight_of(mechanism), key_dim);
 }
 
-// Pairs (i, j) with j visible to i, for one head of one entry of the batch.
+/// Pairs (i, j) with j visible to i, for one head of one entry of the batch.
 inline double visible_pairs(const Shape& shape) {
   const detail::Workload work = detail::workload_of(shape, {});
   return work.visibility().pairs(work.shape.queries, work.shape.keys);
 }
 
-// Forward, of all heads and the whole batch; factored without a mechanism: with all D features.
+/// Forward, of all heads and the whole batch; factored without a mechanism: with all D features.
 inline double direct_multiply_adds(const Shape& shape, const Options& options = {}) {
   return detail::count_direct(detail::workload_of(shape, options));
 }
@@ -50,7 +50,7 @@ double factored_multiply_adds(const Mechanism& mechanism, const Shape& shape, co
                                 options.chunk);
 }
 
-// Backward, without the forward before it.
+/// Backward, without the forward before it.
 inline double direct_backward_multiply_adds(const Shape& shape, const Options& options = {}) {
   return detail::count_direct_backward(detail::workload_of(shape, options));
 }
@@ -68,9 +68,9 @@ namespace CSQ_TYPES {
 
 struct CrossoverModel {
   bool causal = false;
-  Index group = 1;  // query heads per key head, at least 1
-  // f_s and f_f, the fractions of the FMA peak that the two sides reach, positive; unset: those by which
-  // Method::automatic chooses. Both 1 compares the counts alone.
+  Index group = 1;  ///< query heads per key head, at least 1
+  /// f_s and f_f, the fractions of the FMA peak that the two sides reach, positive; unset: those by which
+  /// Method::automatic chooses. Both 1 compares the counts alone.
   std::optional<double> direct_efficiency{};
   std::optional<double> factored_efficiency{};
 };
@@ -122,8 +122,8 @@ inline double crossover(Index features, Index key_dim, Index value_dim, const Cr
 
 }  // namespace detail
 
-// Tokens from which factored is expected to be faster, n = m, infinite where it never is. Without a mask
-// (1 + 1/g)·t·f_s/f_f: with dᵥ = d and g = 1, (1 + 1/d)·D·f_s/f_f.
+/// Tokens from which factored is expected to be faster, n = m, infinite where it never is. Without a mask
+/// (1 + 1/g)·t·f_s/f_f: with dᵥ = d and g = 1, (1 + 1/d)·D·f_s/f_f.
 inline double predicted_crossover(Index key_dim, Index value_dim, const CrossoverModel& model = {}) {
   return detail::crossover(feature_count(key_dim), key_dim, value_dim, model);
 }
@@ -135,7 +135,7 @@ double predicted_crossover(const Mechanism& mechanism, Index key_dim, Index valu
   return detail::crossover(detail::feature_count(weight, key_dim), key_dim, value_dim, model);
 }
 
-// What Method::automatic chooses, with all D features or with those of a mechanism.
+/// What Method::automatic chooses, with all D features or with those of a mechanism.
 inline Method choose_method(const Shape& shape, const Options& options = {}) {
   return detail::cheaper_method(detail::workload_of(shape, options), feature_count(shape.key_dim));
 }

@@ -14,8 +14,8 @@
 
 namespace CSQ_CODE {
 
-// Row-major. Not aligned by Eigen: how it aligns, and so frees, follows a unit's flags, and units of one program that
-// differ in them would free each other's matrices. Kernels ask for no alignment.
+/// Row-major. Not aligned by Eigen: how it aligns, and so frees, follows a unit's flags, and units of one program that
+/// differ in them would free each other's matrices. Kernels ask for no alignment.
 template <class T>
 using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic,
                              static_cast<int>(Eigen::RowMajor) | static_cast<int>(Eigen::DontAlign)>;
@@ -76,8 +76,8 @@ constexpr bool objects_can_go_together(Read<const Inputs&...>, Written<Outputs..
 
 }  // namespace detail
 
-// One head seen in any dense Eigen object that has memory (matrix, map, block, transpose, array), of either storage
-// order: [1, 1, rows, columns].
+/// One head seen in any dense Eigen object that has memory (matrix, map, block, transpose, array), of either storage
+/// order: [1, 1, rows, columns].
 template <detail::EigenObject Object>
 auto heads_of(Object&& object) {
   if constexpr (detail::have_memory<Object>()) {
@@ -125,9 +125,10 @@ void require_no_input(std::string_view name, const Output& output, const Inputs&
 
 }  // namespace detail
 
-// One head: q n×d, k m×d, v m×dᵥ are dense Eigen objects with memory (not expressions) of one scalar type, each of any
-// storage order. `out` becomes n×dᵥ, `normalizer` n×1: matrices take that size, maps and blocks need to have it;
-// neither may be one of the inputs.
+/// One head: q n×d, k m×d, v m×dᵥ are dense Eigen objects with memory (not expressions) of one scalar type, each of any
+/// storage order. `out` becomes n×dᵥ, `normalizer` n×1: matrices take that size, maps and blocks need to have it;
+/// neither may be one of the inputs. Errors and cost: csq/attention.hpp.
+///   csq::attention(csq::Softmax{}, q, k, v, out, {.causal = true});
 template <class Mechanism, detail::EigenObject Query, detail::EigenObject Key, detail::EigenObject Value,
           detail::EigenObject Output>
 void attention(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, Output&& out,
@@ -164,7 +165,7 @@ auto attention(const Mechanism& mechanism, const Query& q, const Key& k, const V
   return out;
 }
 
-// Backward for one head; the gradients are given as heads: {heads_of(dq), heads_of(dk), heads_of(dv), &dshift}.
+/// Backward for one head; the gradients are given as heads: {heads_of(dq), heads_of(dk), heads_of(dv), &dshift}.
 template <class Mechanism, detail::EigenObject Query, detail::EigenObject Key, detail::EigenObject Value,
           detail::EigenObject Output, detail::EigenObject Statistic, detail::EigenObject OutputGradient>
 void attention_backward(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, const Output& out,

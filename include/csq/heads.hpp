@@ -16,10 +16,10 @@
 
 namespace CSQ_TYPES {
 
-// Every size and stride of the library, in elements.
+/// Every size and stride of the library, in elements.
 using Index = std::int64_t;
 
-// One head: element (t, a) lies at data[t·token_stride + a·dim_stride].
+/// One head: element (t, a) lies at data[t·token_stride + a·dim_stride].
 template <class T>
 struct Head {
   T* data = nullptr;
@@ -33,7 +33,7 @@ struct Head {
   }
 };
 
-// Many heads. `shape` and `stride` are {batch, heads, tokens, dim}.
+/// Many heads. `shape` and `stride` are {batch, heads, tokens, dim}.
 template <class T>
 struct Heads {
   using Shape = std::array<Index, 4>;
@@ -44,7 +44,7 @@ struct Heads {
 
   CSQ_ALWAYS_INLINE Heads() = default;
 
-  // Contiguous [batch, heads, tokens, dim].
+  /// Contiguous [batch, heads, tokens, dim].
   CSQ_ALWAYS_INLINE Heads(T* data_in, Shape shape_in) : data(data_in), shape(shape_in) {
     stride[3] = 1;
     for (std::size_t axis = 3; axis-- > 0;)
@@ -55,7 +55,7 @@ struct Heads {
   CSQ_ALWAYS_INLINE Heads(T* data_in, Shape shape_in, Shape stride_in)
       : data(data_in), shape(shape_in), stride(stride_in) {}
 
-  // Heads<float> → Heads<const float>.
+  /// Heads<float> → Heads<const float>.
   template <class Other>
   requires(std::is_const_v<T>&& std::is_same_v<const Other, T> && !std::is_const_v<Other>) CSQ_ALWAYS_INLINE
       Heads(const Heads<Other>& other)

@@ -16,10 +16,11 @@
 
 namespace CSQ_TYPES {
 
+/// Holds D·(dᵥ+1) numbers of every key head once a call has filled it: `{.summary = &kept}` forward and backward.
 class KeptSummary {
  public:
-  // What the numbers were made from, all of it and nothing derived from it; compared byte by byte, so every member has
-  // 8 bytes.
+  /// What the numbers were made from, all of it and nothing derived from it; compared byte by byte, so every member has
+  /// 8 bytes.
   struct Origin {
     const void* key = nullptr;
     const void* value = nullptr;
@@ -31,7 +32,7 @@ class KeptSummary {
     Index centering = 0;
     Index features = 0;  // the gradient of a shift may need more than forward had
   };
-  // The parts of it whose number depends on the call.
+  /// The parts of it whose number depends on the call.
   struct KeyRows {
     std::span<const Index> length;
     std::span<const Index> history_count;
@@ -68,7 +69,7 @@ class KeptSummary {
   CSQ_ALWAYS_INLINE void clear() { is_filled_ = false; }
   CSQ_ALWAYS_INLINE std::size_t bytes() const { return memory_.bytes(); }
 
-  // Memory for `numbers` of each key head, and what they will be made from; empty until `filled` says that they are.
+  /// Memory for `numbers` of each key head, and what they will be made from; empty until `filled` says that they are.
   CSQ_ALWAYS_INLINE void reserve(const Origin& origin, const KeyRows& rows, Index numbers) {
     clear();
     const Index heads = detail::checked_product(origin.key_shape[0], origin.key_shape[1], "summary");
@@ -91,7 +92,7 @@ class KeptSummary {
   }
   CSQ_ALWAYS_INLINE void filled() { is_filled_ = true; }
 
-  // The numbers of one key head, valid until the next reserve.
+  /// The numbers of one key head, valid until the next reserve.
   template <class T>
   CSQ_ALWAYS_INLINE T* head(Index key_head) {
     return reinterpret_cast<T*>(memory_.reserve(0)) + key_head * numbers_;

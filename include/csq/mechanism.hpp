@@ -22,7 +22,7 @@
 
 namespace CSQ_TYPES {
 
-// w(s) = c0 + c1·s + c2·s², non-negative everywhere: c2 > 0 and c1² ≤ 4·c0·c2, or a constant c0 > 0.
+/// w(s) = c0 + c1·s + c2·s², non-negative everywhere: c2 > 0 and c1² ≤ 4·c0·c2, or a constant c0 > 0.
 struct Quadratic {
   double c0 = 1;
   double c1 = 0;
@@ -31,15 +31,15 @@ struct Quadratic {
   CSQ_ALWAYS_INLINE Quadratic quadratic() const { return *this; }
 };
 
-// w(s) = eˢ. No finite summary exists, so there is no factored method.
+/// w(s) = eˢ. No finite summary exists, so there is no factored method.
 struct Softmax {};
 
-// w(s) = s², the paper's raw square. Blind to the scale of the scores.
+/// w(s) = s², the paper's raw square. Blind to the scale of the scores.
 struct Squared {
   CSQ_ALWAYS_INLINE Quadratic quadratic() const { return {0, 0, 1}; }
 };
 
-// w(s) = (s+β)², not centred by default.
+/// w(s) = (s+β)², not centred by default.
 struct ShiftedQuadratic {
   double shift = 1;
 
@@ -47,7 +47,7 @@ struct ShiftedQuadratic {
   CSQ_ALWAYS_INLINE Quadratic shift_slope() const { return {2 * shift, 2, 0}; }
 };
 
-// w(s) = (s+β)², centred by default: centred shifted-quadratic attention.
+/// w(s) = (s+β)², centred by default: centred shifted-quadratic attention.
 struct Csq {
   double shift = 1;
 
@@ -58,20 +58,20 @@ struct Csq {
   }
 };
 
-// w(s) = 1 + s + s²/2 = ½(s+1)² + ½, the second-order Taylor polynomial of eˢ; never below ½.
+/// w(s) = 1 + s + s²/2 = ½(s+1)² + ½, the second-order Taylor polynomial of eˢ; never below ½.
 struct Taylor {
   CSQ_ALWAYS_INLINE Quadratic quadratic() const { return {1, 1, 0.5}; }
 };
 
-// w = φ(q)·φ(k), φ(x) = elu(x) + 1 elementwise (Katharopoulos et al. 2020); the O(n) baseline. A scale is an error.
+/// w = φ(q)·φ(k), φ(x) = elu(x) + 1 elementwise (Katharopoulos et al. 2020); the O(n) baseline. A scale is an error.
 struct Linear {};
 
-// w(s) = Σ_t coefficients[t]·sᵗ; positivity is the caller's. Direct only.
+/// w(s) = Σ_t coefficients[t]·sᵗ; positivity is the caller's. Direct only.
 struct Polynomial {
   std::vector<double> coefficients;
 };
 
-// w(s) = r(s)² + floor, r = Σ_t root[t]·T_t(s/radius) a Chebyshev series on [−radius, radius]. Direct only.
+/// w(s) = r(s)² + floor, r = Σ_t root[t]·T_t(s/radius) a Chebyshev series on [−radius, radius]. Direct only.
 struct PositivePolynomial {
   std::vector<double> root;
   double radius = 1;
@@ -83,7 +83,7 @@ concept QuadraticMechanism = requires(const Mechanism& mechanism) {
   { mechanism.quadratic() } -> std::same_as<Quadratic>;
 };
 
-// Says the slope of its coefficients by its shift.
+/// Says the slope of its coefficients by its shift.
 template <class Mechanism>
 concept ShiftableMechanism = QuadraticMechanism<Mechanism> && requires(const Mechanism& mechanism) {
   { mechanism.shift_slope() } -> std::same_as<Quadratic>;
@@ -93,7 +93,7 @@ concept ShiftableMechanism = QuadraticMechanism<Mechanism> && requires(const Mec
 
 namespace CSQ_CODE {
 
-// The mechanism's meaning of Centering::automatic.
+/// The mechanism's meaning of Centering::automatic.
 template <class Mechanism>
 Centering default_centering([[maybe_unused]] bool causal) {
   if constexpr (requires { Mechanism::default_centering(causal); })

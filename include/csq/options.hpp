@@ -14,35 +14,35 @@ namespace CSQ_TYPES {
 class Workspace;
 class KeptSummary;
 
-// direct: O(n·m·d), every score, in tiles.   factored: O(n·d²·dᵥ), through the K⊗V summary.
-// automatic: whichever the cost model expects to be faster; it looks at sizes and lengths only, and chooses
-// for all entries of the batch together.
+/// direct: O(n·m·d), every score, in tiles.   factored: O(n·d²·dᵥ), through the K⊗V summary.
+/// automatic: whichever the cost model expects to be faster; it looks at sizes and lengths only, and chooses
+/// for all entries of the batch together.
 enum class Method { automatic, direct, factored };
 
-// The C in CSQ: what is subtracted from q and from k, each head by itself, before the scores.
-//   none              nothing
-//   sequence          the mean over the rows within the length (leaks the future under a causal mask)
-//   prefix            the mean of rows 0..j
-//   prefix_exclusive  the mean of rows 0..j−1 (nothing for the first)
-//   automatic         the mechanism's own: for Csq prefix under a causal mask and sequence otherwise, else none
+/// The C in CSQ: what is subtracted from q and from k, each head by itself, before the scores.
+///   none              nothing
+///   sequence          the mean over the rows within the length (leaks the future under a causal mask)
+///   prefix            the mean of rows 0..j
+///   prefix_exclusive  the mean of rows 0..j−1 (nothing for the first)
+///   automatic         the mechanism's own: for Csq prefix under a causal mask and sequence otherwise, else none
 enum class Centering { automatic, none, sequence, prefix, prefix_exclusive };
 
-// The call continues an earlier one: prefix means start from `count` rows of mean `mean`.
-//
-// Under a causal mask query i stands at key i + (m − n), so what came before must agree with that: the queries counted
-// by query_history less the keys counted by key_history (0 for one that is not given) are m − n, in every entry of the
-// batch. A decoding step over a cache that holds the whole sequence counts m − n queries and gives no key_history;
-// where the oldest keys have been dropped from the cache, key_history counts them.
+/// The call continues an earlier one: prefix means start from `count` rows of mean `mean`.
+///
+/// Under a causal mask query i stands at key i + (m − n), so what came before must agree with that: the queries counted
+/// by query_history less the keys counted by key_history (0 for one that is not given) are m − n, in every entry of the
+/// batch. A decoding step over a cache that holds the whole sequence counts m − n queries and gives no key_history;
+/// where the oldest keys have been dropped from the cache, key_history counts them.
 struct History {
-  std::span<const Index> count;  // [batch]
-  std::span<const double> mean;  // [batch, heads, dim], contiguous; heads of the queries or of the keys
+  std::span<const Index> count;  ///< [batch]
+  std::span<const double> mean;  ///< [batch, heads, dim], contiguous; heads of the queries or of the keys
 };
 
-// Where backward puts ∂L/∂q, ∂L/∂k and ∂L/∂v (shapes of q, k and v; overwritten) and, if wanted, ∂L/∂shift of Csq,
-// ShiftedQuadratic and every mechanism with a shift_slope, summed over batch and heads.
+/// Where backward puts ∂L/∂q, ∂L/∂k and ∂L/∂v (shapes of q, k and v; overwritten) and, if wanted, ∂L/∂shift of Csq,
+/// ShiftedQuadratic and every mechanism with a shift_slope, summed over batch and heads.
 template <class T>
 struct Gradients {
-  // Heads<T>; made from heads of other elements it is an error of one sentence.
+  /// Heads<T>; made from heads of other elements it is an error of one sentence.
   struct Target : Heads<T> {
     using Shape = typename Heads<T>::Shape;
 
@@ -62,7 +62,7 @@ struct Gradients {
   Target query, key, value;
   double* shift = nullptr;
 
-  // For its sentence alone.
+  /// For its sentence alone.
   template <class Other>
   CSQ_ALWAYS_INLINE operator Gradients<Other>() const {
     static_assert(std::is_same_v<Other, T>, "csq: float and double do not mix: a call's arrays have one scalar type");
@@ -71,41 +71,42 @@ struct Gradients {
 };
 
 struct Options {
-  // α of s_ij = α q_i·k_j; unset means 1/√d. Negative or zero is legal. An error for Linear.
+  /// α of s_ij = α q_i·k_j; unset means 1/√d. Negative or zero is legal. An error for Linear.
   std::optional<double> scale{};
 
-  // Query i sees keys j ≤ i + (m − n): aligned bottom right, as every decoder does (PyTorch's is_causal aligns top
-  // left; the two agree for n = m).
+  /// Query i sees keys j ≤ i + (m − n): aligned bottom right, as every decoder does (PyTorch's is_causal aligns top
+  /// left; the two agree for n = m).
   bool causal = false;
 
-  // [batch], empty means all. Keys from key_length on are invisible and enter no mean; query rows from query_length on
-  // give 0 and enter no mean. The causal offset uses n and m, not the lengths: for a cache that is shorter than its
-  // buffer pass a view of what is filled.
+  /// [batch], empty means all. Keys from key_length on are invisible and enter no mean; query rows from query_length on
+  /// give 0 and enter no mean. The causal offset uses n and m, not the lengths: for a cache that is shorter than its
+  /// buffer pass a view of what is filled.
   std::span<const Index> key_length{};
   std::span<const Index> query_length{};
 
-  // An entry of a single query loses it to `sequence`: its output would be the mean of v, whatever q is. With two keys
-  // or more that is an error, unless `sequence` is asked for by name.
+  /// An entry of a single query loses it to `sequence`: its output would be the mean of v, whatever q is. With two keys
+  /// or more that is an error, unless `sequence` is asked for by name.
   Centering centering = Centering::automatic;
 
-  // Only with a prefix centring. Causal prefix centring with n < m needs a query_history.
+  /// Only with a prefix centring. Causal prefix centring with n < m needs a query_history.
   const History* query_history = nullptr;
   const History* key_history = nullptr;
 
   Method method = Method::automatic;
 
-  // Tokens per block of the factored form; 0 = tuned. An explicit chunk also switches off the two savings of the causal
-  // scan (rows that see few keys served directly, the last keys not absorbed), so that small tests reach every path.
+  /// Tokens per block of the factored form; 0 = tuned. An explicit chunk also switches off the two savings of the
+  /// causal scan (rows that see few keys served directly, the last keys not absorbed), so that small tests reach every
+  /// path.
   Index chunk = 0;
 
-  // 0 = all; always 1 inside somebody else's parallel region. No more than the machine has, or OMP_NUM_THREADS or
-  // omp_set_num_threads ask for. Results do not depend on it.
+  /// 0 = all; always 1 inside somebody else's parallel region. No more than the machine has, or OMP_NUM_THREADS or
+  /// omp_set_num_threads ask for. Results do not depend on it.
   int threads = 0;
 
-  // Scratch that is kept between calls; without one the call allocates and frees its own.
+  /// Scratch that is kept between calls; without one the call allocates and frees its own.
   Workspace* workspace = nullptr;
 
-  // Where a factored call without a mask keeps its K⊗V summaries for backward, and backward finds them.
+  /// Where a factored call without a mask keeps its K⊗V summaries for backward, and backward finds them.
   KeptSummary* summary = nullptr;
 };
 

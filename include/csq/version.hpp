@@ -13,10 +13,10 @@ inline constexpr int version_major = CSQ_VERSION_MAJOR;
 inline constexpr int version_minor = CSQ_VERSION_MINOR;
 inline constexpr int version_patch = CSQ_VERSION_PATCH;
 
-// "avx512", "avx2" or "portable".
+/// "avx512", "avx2" or "portable".
 inline const char* simd_name() { return detail::simd::Targets::names[detail::simd::chosen_target()]; }
 
-// The sets of kernels that this processor has, best first: what CSQ_SIMD may name.
+/// The sets of kernels that this processor has, best first: what CSQ_SIMD may name.
 inline std::vector<std::string_view> simd_names() {
   std::vector<std::string_view> names;
   for (std::size_t target = 0; target < detail::simd::Targets::count; ++target)
@@ -24,7 +24,7 @@ inline std::vector<std::string_view> simd_names() {
   return names;
 }
 
-// "csq 0.1.0, avx512, OpenMP".
+/// "csq 0.1.0, avx512, OpenMP".
 inline std::string build_info() {
   std::string info = "csq " + std::to_string(version_major) + "." + std::to_string(version_minor) + "." +
                      std::to_string(version_patch) + ", " + simd_name();

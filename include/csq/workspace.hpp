@@ -9,7 +9,7 @@
 
 namespace CSQ_TYPES {
 
-// Not thread-safe: one workspace serves one call at a time. Grows as needed, never shrinks, contents are undefined.
+/// Not thread-safe: one workspace serves one call at a time. Grows as needed, never shrinks, contents are undefined.
 class Workspace {
  public:
   CSQ_ALWAYS_INLINE Workspace() = default;
@@ -24,7 +24,7 @@ class Workspace {
   }
   CSQ_ALWAYS_INLINE ~Workspace() { release(); }
 
-  // At least `bytes` of memory aligned to a cache line, valid until the next reserve.
+  /// At least `bytes` of memory aligned to a cache line, valid until the next reserve.
   CSQ_ALWAYS_INLINE std::byte* reserve(std::size_t bytes) {
     if (bytes > bytes_) {
       release();
