@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernel_memory.hpp"
+#include "kernel_weights.hpp"
 
 namespace {
 
@@ -12,7 +13,6 @@ using csq::detail::simd::block_tokens;
 using csq::detail::simd::FeatureMap;
 using csq::detail::simd::KernelWeight;
 using csq::detail::simd::padded_columns;
-using Real = long double;
 
 constexpr double rounding = 8;
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
@@ -61,71 +61,6 @@ TEST_CASE("scale_gradient") {
   });
 }
 
-// w(s) and w'(s); for the exponential s is in units of ln 2, relative to the log-normaliser, and w' is w.
-struct PlainWeight {
-  const char* name;
-  KernelWeight kernel;
-
-  std::array<Real, 2> operator()(Real s) const {
-    Real weight = 0, slope = 0;
-    switch (kernel.kind) {
-      case WeightKind::exponential:
-        return {std::exp2(s), std::exp2(s)};
-      case WeightKind::quadratic: {
-        const Real t = s + kernel.offset;
-        return {kernel.c0 + kernel.c1 * t + kernel.c2 * t * t, kernel.c1 + 2 * kernel.c2 * t};
-      }
-      case WeightKind::power_series:
-        for (Index t = 0; t < kernel.coefficient_count; ++t) {
-          weight += kernel.coefficients[t] * std::pow(s, Real(t));
-          if (t > 0) slope += kernel.coefficients[t] * Real(t) * std::pow(s, Real(t - 1));
-        }
-        return {weight, slope};
-      case WeightKind::chebyshev_square: {
-        const Real angle = std::acos(s / kernel.radius);  // inside [−1, 1] in these tests
-        for (Index t = 0; t < kernel.coefficient_count; ++t) {
-          weight += kernel.coefficients[t] * std::cos(Real(t) * angle);
-          slope += kernel.coefficients[t] * Real(t) * std::sin(Real(t) * angle) / std::sin(angle) / kernel.radius;
-        }
-        return {weight * weight + kernel.floor, 2 * weight * slope};
-      }
-      case WeightKind::bound: {
-        const Real excess = std::abs(s) - kernel.radius;
-        if (excess <= 0) return {0, 0};
-        return {excess * excess, s > 0 ? 2 * excess : -2 * excess};
-      }
-      default:
-        return {0, 0};
-    }
-  }
-};
-
-const std::vector<double> series{2, 0.25, 0.5, 0, 0.03};
-std::vector<PlainWeight> plain_weights() {
-  std::vector<PlainWeight> weights(5);
-  weights[0].name = "exponential";
-  weights[0].kernel.kind = WeightKind::exponential;
-  weights[1].name = "quadratic";
-  weights[1].kernel.kind = WeightKind::quadratic;
-  weights[1].kernel.offset = 1.5;
-  weights[1].kernel.c0 = 0.25;
-  weights[1].kernel.c2 = 2;
-  weights[2].name = "power series";
-  weights[2].kernel.kind = WeightKind::power_series;
-  weights[3].name = "chebyshev square";
-  weights[3].kernel.kind = WeightKind::chebyshev_square;
-  weights[3].kernel.radius = 40;
-  weights[3].kernel.floor = 0.125;
-  weights[4].name = "bound";
-  weights[4].kernel.kind = WeightKind::bound;
-  weights[4].kernel.radius = 1;
-  for (PlainWeight& weight : weights) {
-    weight.kernel.coefficients = series.data();
-    weight.kernel.coefficient_count = Index(series.size());
-  }
-  return weights;
-}
-
 Real product(const Rows& x, Index i, const Rows& y, Index j) {
   Real sum = 0;
   for (Index a = 0; a < x.dim; ++a) sum += Real(x(i, a)) * y(j, a);
@@ -160,7 +95,7 @@ TEST_CASE("direct_backward") {
   Random random(702);
   for_each_kernel_set([&]<class T>(const auto&, const BackwardKernelSet<T>& kernels) {
     constexpr Index size = block_tokens<T>;
-    for (const PlainWeight& weight : plain_weights())
+    for (const PlainWeight& weight : plain_weights(true))
       for (int repeat = 0; repeat < 30; ++repeat) {
         const Index key_dim = random.pick(widths), value_dim = random.pick(widths), shift = random.integer(0, 3);
         const Index queries = random.pick(lengths<T>()), keys = random.pick(lengths<T>());

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernel_memory.hpp"
+#include "kernel_weights.hpp"
 
 namespace {
 
@@ -13,7 +14,6 @@ using csq::detail::simd::KernelSet;
 using csq::detail::simd::KernelWeight;
 using csq::detail::simd::padded_columns;
 using csq::detail::simd::padded_tokens;
-using Real = long double;
 
 // Sums of up to some hundred terms, in units of rounding.
 constexpr double rounding = 8;
@@ -365,58 +365,6 @@ TEST_CASE("read") {
   });
 }
 
-// The weights that kernels know, as the scores of exponential ones are: in units of ln 2.
-struct PlainWeight {
-  const char* name;
-  KernelWeight kernel;
-
-  Real operator()(Real s) const {
-    const auto at = [&](Index t) { return Real(kernel.coefficients[t]); };
-    Real sum = 0;
-    switch (kernel.kind) {
-      case WeightKind::exponential:
-        return std::exp2(s);
-      case WeightKind::quadratic: {
-        const Real t = s + kernel.offset;
-        return kernel.c0 + kernel.c1 * t + kernel.c2 * t * t;
-      }
-      case WeightKind::power_series:
-        for (Index t = 0; t < kernel.coefficient_count; ++t) sum += at(t) * std::pow(s, Real(t));
-        return sum;
-      case WeightKind::chebyshev_square: {
-        const Real x = s / kernel.radius;  // inside [−1, 1] in these tests
-        for (Index t = 0; t < kernel.coefficient_count; ++t) sum += at(t) * std::cos(Real(t) * std::acos(x));
-        return sum * sum + kernel.floor;
-      }
-      default:
-        return 0;
-    }
-  }
-};
-
-const std::vector<double> series{2, 0.25, 0.5, 0, 0.03};  // positive, with little cancellation
-std::vector<PlainWeight> plain_weights() {
-  std::vector<PlainWeight> weights(4);
-  weights[0].name = "exponential";
-  weights[0].kernel.kind = WeightKind::exponential;
-  weights[1].name = "quadratic";
-  weights[1].kernel.kind = WeightKind::quadratic;
-  weights[1].kernel.offset = 1.5;
-  weights[1].kernel.c0 = 0.25;
-  weights[1].kernel.c2 = 2;
-  weights[2].name = "power series";
-  weights[2].kernel.kind = WeightKind::power_series;
-  weights[3].name = "chebyshev square";
-  weights[3].kernel.kind = WeightKind::chebyshev_square;
-  weights[3].kernel.radius = 40;
-  weights[3].kernel.floor = 0.125;
-  for (PlainWeight& weight : weights) {
-    weight.kernel.coefficients = series.data();
-    weight.kernel.coefficient_count = Index(series.size());
-  }
-  return weights;
-}
-
 // Scores of at most 32 or so.
 Rows random_rows_of_scores(Random& random, Index tokens, Index dim) {
   Rows rows = Rows::random(random, tokens, dim);
@@ -441,7 +389,7 @@ void compare_row(const PlainWeight& weight, const Rows& q, Index i, const std::v
   std::vector<Real> sums(std::size_t(dim), 0.0L), magnitudes(std::size_t(dim), 0.0L);
   for (std::size_t b = 0; b < keys.size(); ++b)
     for (Index j = 0; j < seen[b]; ++j) {
-      const Real w = weight(score(q, i, *keys[b], j));
+      const Real w = weight.of(score(q, i, *keys[b], j));
       total += w;
       for (Index c = 0; c < dim; ++c) {
         sums[std::size_t(c)] += w * (*values[b])(j, c);

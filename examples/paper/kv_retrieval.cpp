@@ -18,7 +18,6 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -208,9 +207,7 @@ std::string name_of(const Run& run) {
 }
 
 void write_model(const std::string& path, const Model<float>& model) {
-  const std::string temporary = path + ".tmp";
-  npy::write<float>(temporary, std::vector<npy::Index>{model.table.count}, model.parameters);
-  std::filesystem::rename(temporary, path);
+  npy::write<float>(path, std::vector<npy::Index>{model.table.count}, model.parameters);
 }
 
 void perform_runs(const std::vector<Run>& runs, const std::string& csv_path, const std::string& save_path) {
