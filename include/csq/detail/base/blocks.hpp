@@ -6,13 +6,13 @@
 namespace CSQ_CODE::detail {
 
 // [extent]…[extent] blocks of `size` elements, one after another. No memory while the arena only counts.
-template <class T, std::size_t N>
+template <class T, std::size_t Axes>
 class Blocks {
  public:
   Blocks() = default;
-  Blocks(Arena& arena, const Index (&extents)[N], Index size) : size_(size) {
+  Blocks(Arena& arena, const Index (&extents)[Axes], Index size) : size_(size) {
     Index count = size;
-    for (std::size_t axis = 0; axis < N; ++axis) {
+    for (std::size_t axis = 0; axis < Axes; ++axis) {
       extents_[axis] = extents[axis];
       count = checked_product(count, extents[axis], "workspace");
     }
@@ -22,10 +22,10 @@ class Blocks {
   // One index for each extent.
   template <class... Indices>
   T* operator()(Indices... indices) const {
-    static_assert(sizeof...(indices) == N, "a block has one index for each extent");
+    static_assert(sizeof...(indices) == Axes, "a block has one index for each extent");
     const Index at[] = {static_cast<Index>(indices)...};
     Index block = 0;
-    for (std::size_t axis = 0; axis < N; ++axis) block = block * extents_[axis] + at[axis];
+    for (std::size_t axis = 0; axis < Axes; ++axis) block = block * extents_[axis] + at[axis];
     return data_ + block * size_;
   }
 
@@ -33,7 +33,7 @@ class Blocks {
 
  private:
   T* data_ = nullptr;
-  Index extents_[N] = {};
+  Index extents_[Axes] = {};
   Index size_ = 0;
 };
 
