@@ -45,9 +45,10 @@ struct PlainWeight {
         if (excess <= 0) return {0, 0};
         return {excess * excess, s > 0 ? 2 * excess : -2 * excess};
       }
-      default:
-        return {0, 0};
+      case WeightKind::feature_product:
+        return {s, 1};
     }
+    return {};
   }
 };
 

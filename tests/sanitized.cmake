@@ -32,7 +32,7 @@ if(CSQ_SANITIZE STREQUAL "thread")
   target_compile_definitions(sanitized PRIVATE CSQ_MULTIPLY_ADDS_PER_THREAD=1.0)
 endif()
 # Threads are the same whatever the set.
-set(sets portable avx2 avx512)
+set(sets ${csq_kernel_sets})
 set(but "~many short heads take no longer*") # it is timed
 if(CSQ_SANITIZE STREQUAL "thread")
   set(sets portable)
@@ -51,7 +51,7 @@ if(CSQ_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   csq_program(fuzz_attention fuzz/attention.cpp)
   target_compile_options(fuzz_attention PRIVATE -fsanitize=fuzzer)
   target_link_options(fuzz_attention PRIVATE -fsanitize=fuzzer)
-  foreach(set IN ITEMS portable avx2 avx512)
+  foreach(set IN LISTS csq_kernel_sets)
     set(corpus ${CMAKE_CURRENT_BINARY_DIR}/corpus.${set}) # what it finds interesting goes here, failures beside it
     file(MAKE_DIRECTORY ${corpus})
     csq_add_test(fuzz.${set} fuzz fuzz_attention

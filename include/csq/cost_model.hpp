@@ -28,7 +28,8 @@ inline Index feature_count(Index key_dim) { return detail::feature_count(key_dim
 /// Features that a mechanism needs: a degree whose coefficient is zero is not computed.
 template <class Mechanism>
 Index feature_count(const Mechanism& mechanism, Index key_dim) {
-  return detail::feature_count(detail::weight_of(mechanism), key_dim);
+  const detail::Weight weight = detail::weight_of(mechanism);
+  return weight.has_factored_form() ? detail::feature_count(weight, key_dim) : 0;
 }
 
 /// Pairs (i, j) with j visible to i, for one head of one entry of the batch.

@@ -47,7 +47,6 @@ T scaled_normalizer(T value, int exponent) {
 template <class T, class Kernels>
 void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, Index head, Index first, Index tokens,
                 Index real, const T* numerator, T* normalizer, const T* maximum) {
-  const bool quadratic = problem.weight.kind == Weight::Kind::quadratic;
   if (problem.weight.is_polynomial()) refuse_underflow(problem.weight, problem.keys(), real, normalizer);
   std::fill(normalizer + real, normalizer + tokens, T(0));
   for (Index token = 0; token < real && problem.visibility().keys_of(first + token, problem.visible_keys(batch)) == 0;
@@ -72,7 +71,7 @@ void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, 
     if (problem.weight.kind == Weight::Kind::exponential)
       value = static_cast<T>(
           value == 0 ? -HUGE_VAL : static_cast<double>(maximum[token]) * ln_2 + std::log(static_cast<double>(value)));
-    else if (quadratic && token < real)
+    else if (token < real)
       value = scaled_normalizer(value, problem.weight.exponent + rescaled_exponent(maximum[token]));
     statistic(first + token, 0) = value;
   }

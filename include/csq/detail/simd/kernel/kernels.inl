@@ -6,6 +6,7 @@
 static_assert(64 % vector_bytes == 0, "rows are padded to 64 bytes: whole vectors must fill them");
 static_assert(sizeof(float) * block_tokens<float> % vector_bytes == 0, "a block is whole vectors of tokens");
 static_assert(widest_tile == 2 || widest_tile == 4, "next_width knows tiles of one, two, three or four columns");
+static_assert(widest_tile == 4 || 2 * vector_bytes <= 64, "tiles of whole pairs of columns must fill rows of 64 bytes");
 static_assert(accumulator_vectors % 2 == 0 && accumulator_vectors % 3 == 0 && accumulator_vectors % widest_tile == 0,
               "the accumulators are divided evenly over a tile's columns");
 static_assert(slice_features % (accumulator_vectors / 2) == 0 && slice_features % (accumulator_vectors / 3) == 0,

@@ -59,6 +59,6 @@ CSQ_INLINE T sum_of_lanes(Vector<T> vector) {
   if constexpr (lanes<T> >= 16) add_rotated<T, 8>(vector, All{});
   if constexpr (lanes<T> >= 8) add_rotated<T, 4>(vector, All{});
   if constexpr (lanes<T> >= 4) add_rotated<T, 2>(vector, All{});
-  add_rotated<T, 1>(vector, All{});
+  if constexpr (lanes<T> >= 2) add_rotated<T, 1>(vector, All{});
   return vector[0];
 }
