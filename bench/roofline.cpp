@@ -1,7 +1,7 @@
 // How near the kernels are to this machine's limit: for each the fraction of the FMA peak that the same process
 // measures, and everything that should follow from it (threads, short sequences, crossovers, scale).
 //
-//   build/release/bench/roofline [--json FILE] [--only kernels,causal,threads,short,crossover,scale] [--sets]
+//   build/release/bench/roofline [--json FILE] [--only kernels,causal,gates,threads,short,crossover,scale] [--sets]
 //
 // Flops are those of the formulas (support/passes.hpp). Calls of a section take turns, the FMA peak among them; a
 // number is the median over the rounds of the ratio within a round, so that a slow moment of the machine cancels. Each
@@ -116,6 +116,49 @@ std::vector<Fractions> kernels(const Settings& settings, std::vector<Reach>& row
     fractions.push_back({goal.dim, bench::rate_ratio(calls[3], peak), bench::rate_ratio(calls[0], peak)});
   }
   return fractions;
+}
+
+// What gates cost, and what a window saves.
+void gates(const Settings& settings, std::vector<Reach>& rows) {
+  for (const Index dim : {32, 64, 128}) {
+    const csq::Shape shape = square(4096, dim, 1, true);
+    std::vector<TimedCall> calls;
+    for (const bool gated : {false, true})
+      for (const Pass pass : {Pass::forward, Pass::backward}) {
+        const bench::CallExtras extras{.gated = gated};
+        calls.push_back(bench::timed_call("csq", csq::Csq{}, Method::factored, pass, shape, 1, extras));
+        calls.push_back(bench::timed_call("softmax", csq::Softmax{}, Method::direct, pass, shape, 1, extras));
+        calls.push_back(bench::timed_call("csq", csq::Csq{}, Method::direct, pass, shape, 1, extras));
+      }
+    time_all(calls, settings.rounds);
+    const std::string name = "d " + std::to_string(dim) + "  ";
+    const auto add = [&](const char* what, std::size_t plain, double reach) {
+      rows.push_back({"gated over plain, speed, causal n 4096, one thread", name + what,
+                      bench::time_ratio(calls[plain], calls[plain + 6]), reach});
+    };
+    const double none = std::nan("");
+    add("factored forward", 0, .95);
+    add("factored backward", 3, .93);
+    add("softmax forward", 1, .93);
+    add("softmax backward", 4, none);
+    add("CSQ direct forward", 2, none);
+    add("CSQ direct backward", 5, none);
+  }
+  constexpr Index tokens = 16384, window = 512;
+  const csq::Shape shape = square(tokens, 64, 1, true);
+  std::vector<TimedCall> calls;
+  for (const Index width : {Index{0}, window})
+    for (const Pass pass : {Pass::forward, Pass::backward})
+      calls.push_back(bench::timed_call("softmax", csq::Softmax{}, Method::direct, pass, shape, 1,
+                                        bench::CallExtras{.window = width}));
+  time_all(calls, 3);
+  // Visible pairs: with the window, of those without.
+  const double n = tokens, w = window;
+  const double share = (n * w - w * (w - 1) / 2) / (n * (n + 1) / 2);
+  const std::string section = "window 512, n 16384, d 64, softmax, one thread";
+  for (const std::size_t pass : {0u, 1u})
+    rows.push_back({section, pass == 0 ? "forward, time over its share of causal" : "backward, the same",
+                    bench::time_ratio(calls[pass + 2], calls[pass]) / share, 1.25, std::nan(""), true});
 }
 
 // A mask should save half of direct, and cost factored nothing.
@@ -287,6 +330,7 @@ int run(const Settings& settings, const char* program) {
     fractions = kernels(settings, rows);
   }
   section("causal", [&] { causal(settings, rows); });
+  section("gates", [&] { gates(settings, rows); });
   section("threads", [&] { threads(settings, machine, rows); });
   section("short", [&] { short_sequences(settings, rows); });
   section("crossover", [&] { crossovers(settings, fractions, progress, rows); });
@@ -327,7 +371,7 @@ int main(int count, char** words) {
   app.add_option("--only", settings.only,
                  "kernels, causal, threads, short, crossover, scale; all but scale unless given")
       ->delimiter(',')
-      ->check(CLI::IsMember({"kernels", "causal", "threads", "short", "crossover", "scale"}));
+      ->check(CLI::IsMember({"kernels", "causal", "gates", "threads", "short", "crossover", "scale"}));
   app.add_flag("--sets", settings.sets, "the kernels of every other instruction set too");
   app.add_option("--rounds", settings.rounds, "samples of each call")->check(CLI::PositiveNumber);
   CLI11_PARSE(app, count, words);

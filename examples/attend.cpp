@@ -2,6 +2,8 @@
 //
 //   attend --mechanism csq --q Q.npy --k K.npy --v V.npy --out O.npy --causal
 //
+//   attend --mechanism softmax ... --causal --window 1024 --sink S.npy --log-gate G.npy
+//
 //   attend ... --dout dO.npy --dq dQ.npy --dk dK.npy --dv dV.npy --dshift dS.npy      the gradients that are asked for
 //
 // Arrays are NumPy .npy in C or Fortran order, [batch, heads, tokens, dim], [heads, tokens, dim] or [tokens, dim]; the
@@ -62,9 +64,11 @@ npy::Array<T> read_array(const char* option, const std::string& path) {
 // memory stays where it is when the whole is moved.
 template <class T>
 struct Inputs {
-  npy::Array<T> q_array, k_array, v_array, dout_array;
+  npy::Array<T> q_array, k_array, v_array, dout_array, log_gate_array, bias_array;
   csq::Heads<const T> q, k, v, dout;
-  std::vector<Index> key_length;  // empty: all
+  csq::Heads<const T> log_gate, bias;  // data is null without
+  std::vector<double> sink;            // empty without
+  std::vector<Index> key_length;       // empty: all
 
   Inputs() = default;
   Inputs(Inputs&&) = default;
@@ -100,6 +104,34 @@ std::vector<Index> key_lengths(const std::string& text, Index batch) {
   return lengths;
 }
 
+// --log-gate: [gate heads, tokens], or [tokens] of one head, or with the batch first.
+template <class T>
+csq::Heads<const T> gate_view(const npy::Array<T>& array, const std::string& path) {
+  const std::vector<Index>& shape = array.shape;
+  if (shape.empty() || shape.size() > 3)
+    fail("--log-gate: " + path + " has shape " + npy::shape_text(shape) +
+         " but must be [batch, gate heads, tokens], [gate heads, tokens] or [tokens]");
+  typename csq::Heads<const T>::Shape all{1, 1, 1, 1};
+  std::copy(shape.rbegin(), shape.rend(), all.rbegin() + 1);
+  return {array.data.data(), all};
+}
+
+// --bias: an axis of size 1 holds for all of the call's.
+template <class T>
+csq::Heads<const T> bias_view(const npy::Array<T>& array, const std::string& path, const csq::Heads<const T>& q,
+                              Index keys) {
+  csq::Heads<const T> view = view_of(array, "--bias", path);
+  const typename csq::Heads<const T>::Shape all{q.batch(), q.heads(), q.tokens(), keys};
+  for (std::size_t axis = 0; axis < 4; ++axis) {
+    if (view.shape[axis] != all[axis] && (view.shape[axis] != 1 || axis == 3))
+      fail("--bias: " + path + " has shape " + npy::shape_text(array.shape) + " but this call's is " +
+           npy::shape_text({all.begin(), all.end()}) + ", or 1 for an axis but the last");
+    if (view.shape[axis] != all[axis]) view.stride[axis] = 0;
+  }
+  view.shape = all;
+  return view;
+}
+
 template <class T>
 Inputs<T> read_inputs(const Arguments& arguments) {
   Inputs<T> inputs;
@@ -110,6 +142,18 @@ Inputs<T> read_inputs(const Arguments& arguments) {
   inputs.k = view_of(inputs.k_array, "--k", arguments.k);
   inputs.v = view_of(inputs.v_array, "--v", arguments.v);
   inputs.key_length = key_lengths(arguments.key_length, inputs.q.batch());
+  if (!arguments.log_gate.empty()) {
+    inputs.log_gate_array = read_array<T>("--log-gate", arguments.log_gate);
+    inputs.log_gate = gate_view(inputs.log_gate_array, arguments.log_gate);
+  }
+  if (!arguments.bias.empty()) {
+    inputs.bias_array = read_array<T>("--bias", arguments.bias);
+    inputs.bias = bias_view(inputs.bias_array, arguments.bias, inputs.q, inputs.k.tokens());
+  }
+  if (!arguments.sink.empty()) {
+    inputs.sink = read_array<double>("--sink", arguments.sink).data;
+    if (inputs.sink.empty()) fail("--sink: " + arguments.sink + " holds nothing");
+  }
   if (arguments.dout.empty()) return inputs;
   inputs.dout_array = read_array<T>("--dout", arguments.dout);
   inputs.dout = view_of(inputs.dout_array, "--dout", arguments.dout);
@@ -129,7 +173,8 @@ std::vector<T> zeros(const char* option, std::span<const Index> shape) {
 
 template <class T>
 struct Results {
-  std::vector<T> out, normalizer, dq, dk, dv;
+  std::vector<T> out, normalizer, dq, dk, dv, dlog_gate;
+  std::vector<double> dsink;
   double dshift = 0;
   double forward_milliseconds = 0, backward_milliseconds = 0;
 };
@@ -164,10 +209,14 @@ Results<T> compute(const Arguments& arguments, const Mechanism& mechanism, const
   results.dq.resize(inputs.q_array.data.size());
   results.dk.resize(inputs.k_array.data.size());
   results.dv.resize(inputs.v_array.data.size());
+  results.dlog_gate.resize(inputs.log_gate_array.data.size());
+  results.dsink.resize(inputs.sink.size());
   const csq::Gradients<T> gradients{{results.dq.data(), q.shape},
                                     {results.dk.data(), k.shape},
                                     {results.dv.data(), v.shape},
-                                    arguments.dshift.empty() ? nullptr : &results.dshift};
+                                    arguments.dshift.empty() ? nullptr : &results.dshift,
+                                    {results.dlog_gate.data(), inputs.log_gate.shape},
+                                    results.dsink};
   const auto backward_start = std::chrono::steady_clock::now();
   std::visit(
       [&](const auto& chosen) {
@@ -218,6 +267,9 @@ void write(Outputs& outputs, const Inputs<T>& inputs, const Results<T>& results)
   outputs.write("--dk", inputs.k_array.shape, results.dk);
   outputs.write("--dv", inputs.v_array.shape, results.dv);
   outputs.write("--dshift", {1}, std::vector<T>{static_cast<T>(results.dshift)});
+  outputs.write("--dlog-gate", inputs.log_gate_array.shape, results.dlog_gate);
+  outputs.write("--dsink", {static_cast<Index>(results.dsink.size())},
+                std::vector<T>(results.dsink.begin(), results.dsink.end()));
   outputs.commit();
 }
 
@@ -270,6 +322,11 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   options.scale = arguments.scale;
   options.causal = arguments.causal;
   options.key_length = inputs.key_length;
+  options.window = arguments.window.value_or(0);
+  options.sink = inputs.sink;
+  options.soft_cap = arguments.soft_cap.value_or(0);
+  if (!arguments.bias.empty()) options.bias = &inputs.bias;
+  if (!arguments.log_gate.empty()) options.log_gate = &inputs.log_gate;
   options.centering = arguments.centering;
   options.method = arguments.method;
   options.chunk = arguments.chunk;

@@ -25,9 +25,11 @@ using Mechanism = std::variant<csq::Softmax, csq::Squared, csq::ShiftedQuadratic
 
 struct Arguments {
   std::string mechanism, q, k, v, out, normalizer, coefficients, key_length, dtype = "f32";
-  std::string dout, dq, dk, dv, dshift;
-  std::optional<double> shift, scale, radius, floor;
+  std::string log_gate, sink, bias;
+  std::string dout, dq, dk, dv, dshift, dlog_gate, dsink;
+  std::optional<double> shift, scale, radius, floor, soft_cap;
   bool causal = false;
+  std::optional<Index> window;
   csq::Centering centering = csq::Centering::automatic;
   csq::Method method = csq::Method::automatic;
   Index chunk = 0;
@@ -69,6 +71,9 @@ inline Mechanism make_mechanism(const Arguments& arguments) {
                 {"quadratic", "polynomial", "positive_polynomial"});
   check_belongs("--radius", arguments.radius.has_value(), name, {"positive_polynomial"});
   check_belongs("--floor", arguments.floor.has_value(), name, {"positive_polynomial"});
+  check_belongs("--sink", !arguments.sink.empty(), name, {"softmax"});
+  check_belongs("--soft-cap", arguments.soft_cap.has_value(), name, {"softmax"});
+  check_belongs("--bias", !arguments.bias.empty(), name, {"softmax"});
   const double shift = arguments.shift.value_or(1);
   if (name == "softmax") return csq::Softmax{};
   if (name == "squared") return csq::Squared{};
@@ -96,11 +101,22 @@ struct NamedPath {
 };
 
 inline std::vector<NamedPath> input_paths(const Arguments& arguments) {
-  return {{"--q", &arguments.q}, {"--k", &arguments.k}, {"--v", &arguments.v}, {"--dout", &arguments.dout}};
+  return {{"--q", &arguments.q},
+          {"--k", &arguments.k},
+          {"--v", &arguments.v},
+          {"--dout", &arguments.dout},
+          {"--log-gate", &arguments.log_gate},
+          {"--sink", &arguments.sink},
+          {"--bias", &arguments.bias}};
 }
 
 inline std::vector<NamedPath> gradient_paths(const Arguments& arguments) {
-  return {{"--dq", &arguments.dq}, {"--dk", &arguments.dk}, {"--dv", &arguments.dv}, {"--dshift", &arguments.dshift}};
+  return {{"--dq", &arguments.dq},
+          {"--dk", &arguments.dk},
+          {"--dv", &arguments.dv},
+          {"--dshift", &arguments.dshift},
+          {"--dlog-gate", &arguments.dlog_gate},
+          {"--dsink", &arguments.dsink}};
 }
 
 inline std::vector<NamedPath> output_paths(const Arguments& arguments) {
@@ -128,6 +144,10 @@ inline void check_arguments(const Arguments& arguments) {
   if (arguments.threads < 0) fail("--threads: " + std::to_string(arguments.threads) + " is negative");
   for (const NamedPath& gradient : gradient_paths(arguments))
     if (gradient.given() && arguments.dout.empty()) fail(std::string(gradient.option) + ": needs --dout");
+  if (arguments.window.value_or(1) < 1) fail("--window: " + std::to_string(*arguments.window) + " is less than 1");
+  if (!(arguments.soft_cap.value_or(1) > 0)) fail("--soft-cap: must be positive");
+  if (!arguments.dlog_gate.empty() && arguments.log_gate.empty()) fail("--dlog-gate: needs --log-gate");
+  if (!arguments.dsink.empty() && arguments.sink.empty()) fail("--dsink: needs --sink");
   check_distinct_paths(arguments);
 }
 
@@ -190,6 +210,16 @@ inline void declare(CLI::App& app, Arguments& arguments) {
   app.add_option("--key-length", arguments.key_length,
                  "keys from here on are invisible: a number, or a .npy file of whole numbers, [batch]")
       ->type_name("L");
+  app.add_option("--window", arguments.window,
+                 "a query sees only keys less than W positions away, with --causal those before it and its own")
+      ->type_name("W");
+  add_file(app, "--log-gate", arguments.log_gate,
+           "log of what each token leaves of those before it, [gate heads, tokens], with the batch before it or not; "
+           "needs --causal");
+  add_file(app, "--sink", arguments.sink, "of softmax, [heads]: exp of it is added to the normaliser");
+  app.add_option("--soft-cap", arguments.soft_cap, "of softmax: scores become c*tanh(score/c)")->type_name("C");
+  add_file(app, "--bias", arguments.bias,
+           "of softmax, added to the scores: [heads or 1, queries or 1, keys], with the batch or 1 before it or not");
   app.add_option("--coefficients", arguments.coefficients,
                  "c0,c1,... of quadratic (three), polynomial and the root of positive_polynomial")
       ->type_name("C0,C1,...");
@@ -204,10 +234,12 @@ inline void declare(CLI::App& app, Arguments& arguments) {
   add_choice(app, "--dtype", arguments.dtype, same_names({"f32", "f64"}), "of the computation and the outputs; f32");
   app.add_option("--threads", arguments.threads, "0 = all")->type_name("T");
   add_file(app, "--dout", arguments.dout, "gradient of a loss by the output, same shape: asks for the backward pass");
-  add_file(app, "--dq", arguments.dq, "gradient of the queries, their shape; needs --dout, as the next three do");
+  add_file(app, "--dq", arguments.dq, "gradient of the queries, their shape; needs --dout, as the next five do");
   add_file(app, "--dk", arguments.dk, "gradient of the keys");
   add_file(app, "--dv", arguments.dv, "gradient of the values");
   add_file(app, "--dshift", arguments.dshift, "gradient of the shift of shifted and csq, [1], summed over heads");
+  add_file(app, "--dlog-gate", arguments.dlog_gate, "gradient of the log gates, their shape");
+  add_file(app, "--dsink", arguments.dsink, "gradient of the sinks, [heads], summed over the batch");
 }
 
 }  // namespace attend

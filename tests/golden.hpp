@@ -24,12 +24,12 @@ namespace golden {
 using reference::Index;
 using reference::Tensor;
 
-inline constexpr std::size_t shipped_cases = 56;
-inline constexpr std::size_t whole_set = 67;
+inline constexpr std::size_t shipped_cases = 116;
+inline constexpr std::size_t whole_set = 130;
 
 struct Case {
   std::string name, folder;
-  std::string kind;  // softmax, csq, poly, linear, polynomial
+  std::string kind;  // softmax, csq, squared, taylor, poly, linear, polynomial
   Tensor q, k, v;
   Tensor output, statistic;
   bool causal = false;
@@ -38,6 +38,10 @@ struct Case {
   std::vector<double> query_history_mean;  // [heads, dim]
   std::string centering;                   // empty: the mechanism's default
   std::vector<double> coefficients;
+  std::optional<Index> window;
+  std::optional<double> soft_cap;
+  std::vector<double> sink;  // [heads]
+  Tensor bias, log_gate;     // [1, heads or 1, queries or 1, keys] and [1, gate heads, keys, 1]; or of no batch
 };
 
 inline std::string directory() {
@@ -82,6 +86,13 @@ inline Case load_case(const std::filesystem::path& folder) {
   load(meta, "query_history_count", c.query_history_count);
   load(meta, "centering", c.centering);
   load(meta, "coefficients", c.coefficients);
+  load(meta, "window", c.window);
+  load(meta, "soft_cap", c.soft_cap);
+  if (c.kind == "squared") c.coefficients = {0, 0, 1};
+  if (c.kind == "taylor") c.coefficients = {1, 1, 0.5};
+  if (std::filesystem::exists(folder / "sink.npy")) c.sink = npy::read<double>(file("sink.npy")).data;
+  if (std::filesystem::exists(folder / "bias.npy")) c.bias = load_tensor(file("bias.npy"));
+  if (std::filesystem::exists(folder / "log_gate.npy")) c.log_gate = load_tensor(file("log_gate.npy"));
   c.q = load_tensor(file("q.npy"));
   c.k = load_tensor(file("k.npy"));
   c.v = load_tensor(file("v.npy"));
@@ -106,13 +117,21 @@ inline std::vector<Case> forward_cases() {
 struct Gradients {
   Tensor output, query, key, value;
   std::optional<double> shift;  // of Csq
+  std::vector<double> log_gate, sink;
 };
 
 inline Gradients load_gradients(const Case& c) {
   const auto file = [&](const char* name) { return c.folder + "/" + name + ".npy"; };
-  Gradients gradients{load_tensor(file("do")), load_tensor(file("dq")), load_tensor(file("dk")),
-                      load_tensor(file("dv")), std::nullopt};
+  Gradients gradients{load_tensor(file("do")),
+                      load_tensor(file("dq")),
+                      load_tensor(file("dk")),
+                      load_tensor(file("dv")),
+                      std::nullopt,
+                      {},
+                      {}};
   if (c.shift) gradients.shift = npy::read<double>(file("dshift")).data.at(0);
+  if (c.log_gate.batch > 0) gradients.log_gate = load_tensor(file("dlog_gate")).values;
+  if (!c.sink.empty()) gradients.sink = npy::read<double>(file("dsink")).data;
   return gradients;
 }
 
@@ -178,6 +197,11 @@ inline Problem library_problem(const Case& c) {
   p.causal = c.causal;
   p.scale = c.scale;
   p.centering = centering_named(c.centering);
+  p.window = c.window.value_or(0);
+  p.soft_cap = c.soft_cap.value_or(0);
+  p.sink = c.sink;
+  p.bias = c.bias;
+  p.log_gate = c.log_gate;
   if (c.key_length) p.key_length = {*c.key_length};
   if (c.query_history_count) p.query_history = {{*c.query_history_count}, c.query_history_mean};
   return p;
@@ -185,8 +209,11 @@ inline Problem library_problem(const Case& c) {
 
 // visit(name, mechanism, whether it has a factored form) for each mechanism that means the case.
 template <class Visit>
-void for_each_mechanism_of(const Case& c, const Visit& visit) {
+void for_each_mechanism_of(const Case& c, const Visit& visit_one) {
   const std::vector<double>& w = c.coefficients;
+  const auto visit = [&](const char* name, const auto& mechanism, bool factored) {
+    visit_one(name, mechanism, factored && !c.window);
+  };
   if (c.kind == "softmax") {
     visit("Softmax", csq::Softmax{}, false);
   } else if (c.kind == "linear") {
@@ -216,6 +243,11 @@ inline reference::Call reference_call(const Case& c) {
   call.causal = c.causal;
   if (c.scale) call.scale = *c.scale;
   if (c.key_length) call.key_length = {*c.key_length};
+  call.window = c.window.value_or(0);
+  call.soft_cap = c.soft_cap.value_or(0);
+  call.sink = c.sink;
+  call.bias = c.bias;
+  call.log_gate = c.log_gate;
   if (c.query_history_count) call.query_history = {{*c.query_history_count}, c.query_history_mean};
   if (c.kind == "softmax") {
     call.weight.kind = Weight::Kind::exponential;

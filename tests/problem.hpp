@@ -184,6 +184,11 @@ struct Problem {
   Layout output_layout = Layout::contiguous;
   Tensor dout{};  // ∂L/∂out of L = Σ dout·out; for backward only
   Layout gradient_layout = Layout::contiguous;
+  Index window = 0;
+  std::vector<double> sink{};
+  double soft_cap = 0;
+  Tensor bias{};      // an axis of size 1 is broadcast by a zero stride
+  Tensor log_gate{};  // [batch, gate heads, keys, 1]
 
   // Normal values.
   static Problem random(Random& random, const Sizes& s, bool causal = false,
@@ -216,6 +221,11 @@ struct Problem {
     if (query_history) text << ", query history";
     if (key_history) text << ", key history";
     if (scale) text << ", scale " << *scale;
+    if (window > 0) text << ", window " << window;
+    if (!sink.empty()) text << ", sink";
+    if (soft_cap > 0) text << ", cap " << soft_cap;
+    if (bias.batch > 0) text << ", bias";
+    if (log_gate.batch > 0) text << ", gates of " << log_gate.heads << " heads";
     return text.str();
   }
 };
@@ -272,6 +282,11 @@ reference::Call reference_call(const NamedMechanism<M>& named, const Problem& p)
                        p.causal,     Centre::none, p.key_length, p.query_length, p.query_history,
                        p.key_history};
   if (!named.takes_scale) call.scale = 1;
+  call.window = p.window;
+  call.sink = p.sink;
+  call.soft_cap = p.soft_cap;
+  call.bias = p.bias;
+  call.log_gate = p.log_gate;
   switch (effective_centering(p, named.centred)) {
     case csq::Centering::sequence:
       call.centre = Centre::sequence;
@@ -315,6 +330,9 @@ inline csq::Options options_of(const Problem& p, const Run& run, const csq::Hist
   csq::Options options;
   options.scale = p.scale;
   options.causal = p.causal;
+  options.window = p.window;
+  options.sink = p.sink;
+  options.soft_cap = p.soft_cap;
   options.key_length = p.key_length;
   options.query_length = p.query_length;
   options.centering = p.centering;
@@ -342,18 +360,36 @@ template <class T>
 struct Placed {
   const Problem& problem;
   Array<T> q, k, v, output, statistic;
+  Array<T> log_gate;
+  std::vector<T> bias;
 
   explicit Placed(const Problem& p) : problem(p) {
     q = place<T>(p.q_layout, p.q);
     k = place<T>(p.k_layout, p.k);
     v = place<T>(p.v_layout, p.v);
+    if (p.log_gate.batch > 0) log_gate = place<T>(p.k_layout, p.log_gate);
+    bias.assign(p.bias.values.begin(), p.bias.values.end());
     output = Array<T>(p.output_layout, {p.q.batch, p.q.heads, p.q.tokens, p.v.dim}, T(-12345.75));
     statistic = Array<T>(p.output_layout, {p.q.batch, p.q.heads, p.q.tokens, 1}, T(-12345.75));
   }
 
+  // With the options that are arrays.
+  csq::Options complete(csq::Options options) const {
+    if (problem.log_gate.batch > 0) options.log_gate = &log_gate.view;
+    if (problem.bias.batch == 0) return options;
+    const Tensor& b = problem.bias;
+    const auto step = [](Index size, Index stride) { return size == 1 ? 0 : stride; };
+    const csq::Heads<const T> view(bias.data(), {problem.q.batch, problem.q.heads, problem.q.tokens, problem.k.tokens},
+                                   {step(b.batch, b.heads * b.tokens * b.dim), step(b.heads, b.tokens * b.dim),
+                                    step(b.tokens, b.dim), step(b.dim, 1)});
+    options.bias = view;
+    return options;
+  }
+
   template <class M>
   Outputs<T> attend(const M& mechanism, const Run& run) {
-    with_options(problem, run, [&](const csq::Options& options) {
+    with_options(problem, run, [&](const csq::Options& plain) {
+      const csq::Options options = complete(plain);
       csq::attention(mechanism, csq::Heads<const T>(q.view), csq::Heads<const T>(k.view), csq::Heads<const T>(v.view),
                      output.view, statistic.view, options);
     });
@@ -374,14 +410,16 @@ Outputs<T> attend(const M& mechanism, const Problem& p, const Run& run = {}) {
 template <class T>
 struct GradientOutputs {
   std::vector<T> query, key, value;
-  double shift = 0;  // stays so for a mechanism without one
+  double shift = 0;          // stays so for a mechanism without one
+  std::vector<T> log_gate;   // empty without gates
+  std::vector<double> sink;  // empty without sinks
   bool outside_untouched = true;
 };
 
 // The same with backward, which takes the outputs of the forward pass before it.
 template <class T>
 struct PlacedBackward : Placed<T> {
-  Array<T> dout, dq, dk, dv;
+  Array<T> dout, dq, dk, dv, dlog_gate;
 
   explicit PlacedBackward(const Problem& p) : Placed<T>(p) {
     const auto gradient_of = [&](const Tensor& x) {
@@ -391,6 +429,7 @@ struct PlacedBackward : Placed<T> {
     dq = gradient_of(p.q);
     dk = gradient_of(p.k);
     dv = gradient_of(p.v);
+    if (p.log_gate.batch > 0) dlog_gate = gradient_of(p.log_gate);
   }
 
   template <class M>
@@ -404,7 +443,11 @@ struct PlacedBackward : Placed<T> {
     GradientOutputs<T> result;
     csq::Gradients<T> gradients{dq.view, dk.view, dv.view};
     if constexpr (requires { mechanism.shift_slope(); }) gradients.shift = &result.shift;
-    with_options(this->problem, run, [&](const csq::Options& options) {
+    if (this->problem.log_gate.batch > 0) gradients.log_gate = dlog_gate.view;
+    result.sink.resize(this->problem.sink.size());
+    gradients.sink = result.sink;
+    with_options(this->problem, run, [&](const csq::Options& plain) {
+      const csq::Options options = this->complete(plain);
       csq::attention_backward(mechanism, csq::Heads<const T>(this->q.view), csq::Heads<const T>(this->k.view),
                               csq::Heads<const T>(this->v.view), csq::Heads<const T>(this->output.view),
                               csq::Heads<const T>(this->statistic.view), csq::Heads<const T>(dout.view), gradients,
@@ -414,6 +457,10 @@ struct PlacedBackward : Placed<T> {
     result.key = dk.elements();
     result.value = dv.elements();
     result.outside_untouched = dq.outside_untouched() && dk.outside_untouched() && dv.outside_untouched();
+    if (this->problem.log_gate.batch > 0) {
+      result.log_gate = dlog_gate.elements();
+      result.outside_untouched = result.outside_untouched && dlog_gate.outside_untouched();
+    }
     return result;
   }
 };
@@ -439,6 +486,7 @@ bool same_bits(const Outputs<T>& a, const Outputs<T>& b) {
 template <class T>
 bool same_bits(const GradientOutputs<T>& a, const GradientOutputs<T>& b) {
   return same_bits(a.query, b.query) && same_bits(a.key, b.key) && same_bits(a.value, b.value) &&
+         same_bits(a.log_gate, b.log_gate) && same_bits(a.sink, b.sink) &&
          same_bits(std::vector<double>{a.shift}, {b.shift});
 }
 

@@ -64,6 +64,11 @@ struct Call {
   Centre centre = Centre::none;
   std::vector<Index> key_length, query_length;  // empty: all
   std::optional<History> query_history, key_history;
+  Index window{};              // 0: none
+  std::vector<double> sink{};  // one number a query head; empty: none
+  double soft_cap{};           // 0: none
+  Tensor bias{};               // [batch, heads, queries, keys], axes of size 1 mean all; no batch: none
+  Tensor log_gate{};           // [batch, gate heads, keys, 1]; no batch: none
 };
 
 struct Result {
@@ -110,7 +115,28 @@ inline bool visible(const Call& call, Index b, Index i, Index j) {
   const auto at = static_cast<std::size_t>(b);
   if (!call.key_length.empty() && j >= call.key_length[at]) return false;
   if (!call.query_length.empty() && i >= call.query_length[at]) return false;
-  return !call.causal || j <= i + (call.k.tokens - call.q.tokens);
+  const Index position = i + (call.k.tokens - call.q.tokens);
+  if (call.window > 0 && (j <= position - call.window || j >= position + call.window)) return false;
+  return !call.causal || j <= position;
+}
+
+// ln of what gates leave of key j at query i: Σ ℓ_t over j < t ≤ p, one after another.
+inline Real log_decay(const Call& call, Index b, Index h, Index i, Index j) {
+  if (call.log_gate.batch == 0) return 0;
+  const Index head = call.log_gate.heads == call.q.heads ? h : h / (call.q.heads / call.k.heads);
+  const Index position = i + (call.k.tokens - call.q.tokens);
+  const Index end = call.key_length.empty() ? call.k.tokens : call.key_length[static_cast<std::size_t>(b)];
+  Real sum = 0;
+  for (Index t = j + 1; t <= position && t < end; ++t) {
+    const double gate = call.log_gate(b, head, t, 0);
+    sum += gate < -1e4 ? Real(-1e4) : Real(gate);
+  }
+  return sum;
+}
+inline Real bias_of(const Call& call, Index b, Index h, Index i, Index j) {
+  const Tensor& x = call.bias;
+  if (x.batch == 0) return 0;
+  return Real(x(x.batch == 1 ? 0 : b, x.heads == 1 ? 0 : h, x.tokens == 1 ? 0 : i, x.dim == 1 ? 0 : j));
 }
 
 inline Real elu_plus_one(Real x) { return x > 0 ? x + 1 : std::exp(x); }
@@ -145,28 +171,39 @@ inline Result attention(const Call& call, const std::vector<Index>& rows) {
             product += call.weight.kind == Weight::Kind::feature_product ? elu_plus_one(x) * elu_plus_one(y) : x * y;
             absolute += std::abs(scale * x * y);
           }
-          const Real score = scale * product;
+          Real score = scale * product;
+          if (call.soft_cap > 0) score = call.soft_cap * std::tanh(score / call.soft_cap);
+          const Real gate = log_decay(call, b, h, i, j);
+          if (softmax) score += gate + bias_of(call, b, h, i, j);
           seen.push_back(j);
           switch (call.weight.kind) {
             case Weight::Kind::of_score:
-              weight.push_back(call.weight.of_score(score));
+              weight.push_back(call.weight.of_score(score) * std::exp(gate));
               break;
             case Weight::Kind::exponential:
               weight.push_back(score);
               break;
             case Weight::Kind::feature_product:
-              weight.push_back(product);
+              weight.push_back(product * std::exp(gate));
               break;
           }
           maximum = std::max(maximum, score);
-          if (call.weight.magnitude) magnitude += call.weight.magnitude(absolute);
+          if (call.weight.magnitude) magnitude += call.weight.magnitude(absolute) * std::exp(gate);
         }
+        const bool has_sink = !call.sink.empty() && i < query_length;
+        const Real sink = has_sink ? Real(call.sink[static_cast<std::size_t>(h)]) : 0;
+        if (has_sink) maximum = std::max(maximum, sink);
         if (softmax)
           for (Real& w : weight) w = std::exp(w - maximum);
-        const Real normalizer = std::accumulate(weight.begin(), weight.end(), Real(0));
+        if (softmax && maximum == -std::numeric_limits<Real>::infinity())  // scores of −∞ alone
+          for (Real& w : weight) w = 0;
+        Real normalizer = std::accumulate(weight.begin(), weight.end(), Real(0));
+        if (has_sink) normalizer += std::exp(sink - maximum);
         result.statistic(b, h, Index(r), 0) = double(softmax ? maximum + std::log(normalizer) : normalizer);
         if (seen.empty()) {
-          result.statistic(b, h, Index(r), 0) = softmax ? -std::numeric_limits<double>::infinity() : 0;
+          result.statistic(b, h, Index(r), 0) = has_sink  ? double(sink)
+                                                : softmax ? -std::numeric_limits<double>::infinity()
+                                                          : 0;
           continue;
         }
         if (normalizer != 0) result.condition(b, h, Index(r), 0) = double(magnitude / std::abs(normalizer));

@@ -7,7 +7,7 @@ if(CSQ_SANITIZE STREQUAL "thread")
 else()
   set(names
     agreement allocation_failure backward_errors backward_golden backward_kernels edge_cases errors golden kept_summary
-    kernels penalties user_mechanism workspace
+    kernels penalties user_mechanism workspace adjustments
   )
 endif()
 

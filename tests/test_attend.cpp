@@ -28,7 +28,7 @@ std::vector<Words> mechanism_words(const golden::Case& c) {
     ways = {{"--mechanism", "csq", "--shift", number(*c.shift), "--centering", c.centering},
             {"--mechanism", "shifted", "--shift", number(*c.shift), "--centering", c.centering}};
   }
-  if (c.kind == "poly" || c.kind == "polynomial")
+  if (c.kind != "softmax" && c.kind != "linear" && c.kind != "csq")
     ways = {{"--mechanism", "polynomial", "--coefficients", list(c.coefficients)}};
   if (c.coefficients.size() == 3) ways.push_back({"--mechanism", "quadratic", "--coefficients", list(c.coefficients)});
   if (c.coefficients == std::vector<double>{0, 0, 1}) ways.push_back({"--mechanism", "squared"});
@@ -37,11 +37,18 @@ std::vector<Words> mechanism_words(const golden::Case& c) {
     if (c.causal) words.push_back("--causal");
     if (c.scale) words.insert(words.end(), {"--scale", number(*c.scale)});
     if (c.key_length) words.insert(words.end(), {"--key-length", std::to_string(*c.key_length)});
+    if (c.window) words.insert(words.end(), {"--window", std::to_string(*c.window)});
+    if (c.soft_cap) words.insert(words.end(), {"--soft-cap", number(*c.soft_cap)});
+    if (!c.sink.empty()) words.insert(words.end(), {"--sink", c.folder + "/sink.npy"});
+    if (c.bias.batch > 0) words.insert(words.end(), {"--bias", c.folder + "/bias.npy"});
+    if (c.log_gate.batch > 0) words.insert(words.end(), {"--log-gate", c.folder + "/log_gate.npy"});
   }
   return ways;
 }
 
-bool has_factored(const Words& words) { return words[1] != "softmax" && words[1] != "polynomial"; }
+bool has_factored(const golden::Case& c, const Words& words) {
+  return words[1] != "softmax" && words[1] != "polynomial" && !c.window;
+}
 
 void check_file(const std::string& path, const Tensor& expected, const std::vector<Index>& shape, double tolerance,
                 const char* dtype) {
@@ -67,7 +74,7 @@ TEST_CASE("attend: golden cases, both dtypes, every method") {
     for (const Words& mechanism : mechanism_words(c))
       for (const char* dtype : {"f32", "f64"})
         for (const char* method : {"auto", "direct", "factored"}) {
-          if (std::string(method) == "factored" && !has_factored(mechanism)) continue;
+          if (std::string(method) == "factored" && !has_factored(c, mechanism)) continue;
           INFO(c.name << ", " << mechanism[1] << ", " << dtype << ", " << method);
           std::filesystem::remove(out);
           std::filesystem::remove(normalizer);
@@ -103,11 +110,14 @@ TEST_CASE("attend: golden gradients, both dtypes, every method") {
       const bool has_shift = mechanism[1] == "csq" || mechanism[1] == "shifted";
       for (const char* dtype : {"f32", "f64"})
         for (const char* method : {"direct", "factored"}) {
-          if (std::string(method) == "factored" && !has_factored(mechanism)) continue;
+          if (std::string(method) == "factored" && !has_factored(c, mechanism)) continue;
           INFO(c.name << ", " << mechanism[1] << ", " << dtype << ", " << method);
-          for (const char* name : {"dq", "dk", "dv", "dshift"}) std::filesystem::remove(folder.file(name));
-          const Words shift = has_shift ? Words{"--dshift", folder.file("dshift")} : Words{};
-          const Finished run = run_attend(mechanism + input_words(c.folder) + shift +
+          for (const char* name : {"dq", "dk", "dv", "dshift", "dlog_gate", "dsink"})
+            std::filesystem::remove(folder.file(name));
+          Words more = has_shift ? Words{"--dshift", folder.file("dshift")} : Words{};
+          if (!expected.log_gate.empty()) more = more + Words{"--dlog-gate", folder.file("dlog_gate")};
+          if (!expected.sink.empty()) more = more + Words{"--dsink", folder.file("dsink")};
+          const Finished run = run_attend(mechanism + input_words(c.folder) + more +
                                           Words{"--out", folder.file("o"), "--dout", c.folder + "/do.npy", "--dq",
                                                 folder.file("dq"), "--dk", folder.file("dk"), "--dv", folder.file("dv"),
                                                 "--dtype", dtype, "--method", method, "--threads", "1"});
@@ -119,11 +129,20 @@ TEST_CASE("attend: golden gradients, both dtypes, every method") {
           check_gradient("dq", expected.query, tolerance, written);
           check_gradient("dk", expected.key, tolerance, written);
           check_gradient("dv", expected.value, tolerance, written);
+          if (!expected.log_gate.empty()) {
+            const npy::Array<double> gradient = npy::read<double>(folder.file("dlog_gate"));
+            CHECK(gradient.shape == std::vector<Index>{c.log_gate.heads, c.log_gate.tokens});
+            CHECK(distance(gradient.data, expected.log_gate) <= (is_double ? tolerance : 2e-4));
+          }
+          if (!expected.sink.empty())
+            CHECK(distance(npy::read<double>(folder.file("dsink")).data, expected.sink) <= tolerance);
           if (!has_shift) continue;
           const double wanted = expected.shift.value(), limit = is_double ? 1e-7 : 10 * tolerance;
+          const double zero_limit = is_double ? 1e-6 : 1e-5;
           const npy::Array<double> dshift = npy::read<double>(folder.file("dshift"));
           CHECK(dshift.shape == std::vector<Index>{1});
-          CHECK(std::abs(dshift.data.at(0) - wanted) <= (std::abs(wanted) <= 1e-12 ? 1e-6 : limit * std::abs(wanted)));
+          CHECK(std::abs(dshift.data.at(0) - wanted) <=
+                (std::abs(wanted) <= 1e-12 ? zero_limit : limit * std::abs(wanted)));
         }
     }
   }

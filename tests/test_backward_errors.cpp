@@ -248,3 +248,46 @@ TEST_CASE("backward: options and mechanisms that mean nothing") {
       {"NaN shift", [](Call&) {}, {"shift"}, run_with(csq::Csq{nan_value})},
   });
 }
+
+TEST_CASE("backward: gradients of options that the call does not have, or of other sizes") {
+  static const std::vector<float> gates(2 * 2 * 6, -0.5f);
+  static const std::vector<double> sinks(4, 0.5);
+  const auto with_gates = [](Call& c) {
+    c.dshift = nullptr;
+    c.options.causal = true;
+    c.options.log_gate = csq::Heads<const float>(gates.data(), {2, 2, 6, 1});
+  };
+  const auto run = [](auto mechanism, csq::Heads<float> log_gate, std::vector<double>* sink) {
+    return [=](Call& c) {
+      csq::Gradients<float> gradients{c.dq, c.dk, c.dv, c.dshift};
+      gradients.log_gate = log_gate;
+      if (sink != nullptr) gradients.sink = *sink;
+      csq::attention_backward(mechanism, c.q, c.k, c.v, c.out, c.normalizer, c.dout, gradients, c.options);
+    };
+  };
+  static std::vector<float> room(64);
+  static std::vector<double> four(4), three(3);
+  const auto without_shift = [](Call& c) { c.dshift = nullptr; };
+  check_rejected({
+      {"dlog_gate without gates",
+       without_shift,
+       {"dlog_gate", "log_gate"},
+       run(csq::Csq{}, {room.data(), {2, 2, 6, 1}}, nullptr)},
+      {"dlog_gate of query heads",
+       with_gates,
+       {"dlog_gate", "4", "2"},
+       run(csq::Csq{}, {room.data(), {2, 4, 6, 1}}, nullptr)},
+      {"dlog_gate with zero strides",
+       with_gates,
+       {"dlog_gate", "zero"},
+       run(csq::Csq{}, {room.data(), {2, 2, 6, 1}, {6, 0, 1, 1}}, nullptr)},
+      {"dsink without sinks", without_shift, {"dsink", "sink"}, run(csq::Softmax{}, {}, &four)},
+      {"dsink of three heads",
+       [](Call& c) {
+         c.dshift = nullptr;
+         c.options.sink = sinks;
+       },
+       {"dsink", "3", "4"},
+       run(csq::Softmax{}, {}, &three)},
+  });
+}

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "catch.hpp"
-#include "problem.hpp"
+#include "differences.hpp"
 
 namespace {
 
@@ -14,7 +14,6 @@ constexpr double nan_value = std::numeric_limits<double>::quiet_NaN();
 const std::vector<Centering> centrings{Centering::automatic, Centering::none, Centering::sequence, Centering::prefix,
                                        Centering::prefix_exclusive};
 
-double norm(const std::vector<double>& x) { return distance(x, std::vector<double>(x.size())); }
 template <class T>
 std::vector<double> doubles(const std::vector<T>& x) {
   return {x.begin(), x.end()};
@@ -22,28 +21,6 @@ std::vector<double> doubles(const std::vector<T>& x) {
 template <class T>
 bool all_equal(const std::vector<T>& values, T expected) {
   return std::all_of(values.begin(), values.end(), [&](T value) { return value == expected; });
-}
-
-// Σ dout·out, from the plain loops.
-template <class M>
-double loss(const NamedMechanism<M>& named, const Problem& p) {
-  const reference::Result result = reference_result(named, p);
-  long double sum = 0;
-  for (std::size_t i = 0; i < p.dout.values.size(); ++i)
-    sum += reference::Real(p.dout.values[i]) * reference::Real(result.output.values[i]);
-  return double(sum);
-}
-
-// Inputs are multiples of 2^−12, so that they move by exactly this much.
-constexpr double step = 0x1p-24;
-
-// (L(x + step) − L(x − step)) / (2·step), move(p, by) being what is moved.
-template <class M, class Move>
-double difference_quotient(const NamedMechanism<M>& named, const Problem& p, const Move& move) {
-  Problem up = p, down = p;
-  move(up, step);
-  move(down, -step);
-  return (loss(named, up) - loss(named, down)) / (2 * step);
 }
 
 template <class M>
@@ -54,16 +31,8 @@ double shift_difference(NamedMechanism<M> named, const Problem& p) {
     return loss(named, p);
   };
   const double shift = named.mechanism.shift;
-  return (loss_at(shift + step) - loss_at(shift - step)) / (2 * step);
+  return (loss_at(shift + difference_step) - loss_at(shift - difference_step)) / (2 * difference_step);
 }
-
-// ‖x − expected‖ ≤ tolerance·max(1, ‖expected‖): a gradient may be zero, and its difference quotient almost.
-bool close(const std::vector<double>& x, const std::vector<double>& expected, double tolerance) {
-  std::vector<double> difference = expected;
-  for (std::size_t i = 0; i < x.size(); ++i) difference[i] -= x[i];
-  return x.size() == expected.size() && norm(difference) <= tolerance * std::max(1.0, norm(expected));
-}
-constexpr double difference_tolerance = 1e-6;
 
 struct Expected {
   std::vector<double> query, key, value;

@@ -598,3 +598,71 @@ TEST_CASE("the matrix forms reject the same and keep what the caller has") {
   CHECK(square == square_before);
   check_unchanged();
 }
+
+TEST_CASE("windows, sinks, caps, biases and gates that mean nothing") {
+  static const std::vector<float> numbers(2 * 4 * 6 * 6, -0.5f);
+  static const std::vector<double> doubles(2 * 4 * 6 * 6, -0.5);
+  static const std::vector<double> sinks(4, 0.5), three(3, 0.5), nan_sinks(4, nan_value), endless(4, infinity);
+  const auto gated = [](std::array<Index, 4> shape, bool causal = true) {
+    return [=](Call& c) {
+      c.options.causal = causal;
+      c.options.log_gate = csq::Heads<const float>(numbers.data(), shape);
+    };
+  };
+  const auto biased = [](std::array<Index, 4> shape) {
+    return [=](Call& c) { c.options.bias = csq::Heads<const float>(numbers.data(), shape); };
+  };
+  const auto softmax = run_with(csq::Softmax{});
+  for (const ErrorCase& error : std::vector<ErrorCase>{
+           {"a negative window", [](Call& c) { c.options.window = -2; }, {"window", "-2"}},
+           {"a window, factored",
+            [](Call& c) {
+              c.options.window = 3;
+              c.options.method = csq::Method::factored;
+            },
+            {"method", "factored", "window"}},
+           {"a sink that is not softmax's", [](Call& c) { c.options.sink = sinks; }, {"sink", "Softmax"}},
+           {"three sinks of four heads", [](Call& c) { c.options.sink = three; }, {"sink", "3", "4"}, softmax},
+           {"a sink that is NaN", [](Call& c) { c.options.sink = nan_sinks; }, {"sink", "0"}, softmax},
+           {"a sink of infinity", [](Call& c) { c.options.sink = endless; }, {"sink", "0"}, softmax},
+           {"a cap that is not softmax's", [](Call& c) { c.options.soft_cap = 3; }, {"soft_cap", "Softmax"}},
+           {"a negative cap", [](Call& c) { c.options.soft_cap = -3; }, {"soft_cap", "-3"}, softmax},
+           {"a cap that is NaN", [](Call& c) { c.options.soft_cap = nan_value; }, {"soft_cap"}, softmax},
+           {"a bias that is not softmax's", biased({2, 4, 6, 6}), {"bias", "Softmax"}},
+           {"a bias of other keys", biased({2, 4, 6, 5}), {"bias", "5", "6"}, softmax},
+           {"a bias of doubles",
+            [](Call& c) {
+              c.options.bias = csq::Heads<const double>(doubles.data(), {2, 4, 6, 6});
+            },
+            {"bias", "8", "4"},
+            softmax},
+           {"gates without a mask", gated({2, 2, 6, 1}, false), {"log_gate", "causal"}},
+           {"gates of three heads", gated({2, 3, 6, 1}), {"log_gate", "3", "2", "4"}},
+           {"gates of other keys", gated({2, 2, 5, 1}), {"log_gate", "5", "6"}},
+           {"gates with two columns", gated({2, 2, 6, 2}), {"log_gate", "2", "1"}},
+           {"gates of query heads, factored",
+            [&](Call& c) {
+              gated({2, 4, 6, 1})(c);
+              c.options.method = csq::Method::factored;
+            },
+            {"method", "factored", "log_gate"}},
+           {"gates without memory",
+            [](Call& c) {
+              c.options.causal = true;
+              c.options.log_gate = csq::Heads<const float>(nullptr, {2, 2, 6, 1});
+            },
+            {"log_gate", "null"}},
+           {"gates in the output's memory",
+            [](Call& c) {
+              c.options.causal = true;
+              c.options.log_gate = csq::Heads<const float>(c.out_memory.data() + 16, {2, 2, 6, 1});
+            },
+            {"out", "log_gate"}},
+           {"a bias in the normaliser's memory",
+            [](Call& c) {
+              c.options.bias = csq::Heads<const float>(c.normalizer_memory.data(), {2, 4, 6, 6});
+            },
+            {"normalizer", "bias"},
+            softmax}})
+    check_rejected(error);
+}

@@ -37,7 +37,7 @@ struct Operands {
 template <class T>
 class Passes {
  public:
-  std::vector<T> out, normalizer, dq, dk, dv;
+  std::vector<T> out, normalizer, dq, dk, dv, dlog_gate;
 
   // Makes room for calls of this shape; every byte is touched, so that no call pays for its first pages.
   template <class M>
@@ -53,6 +53,7 @@ class Passes {
       const Index kv_heads = shape.kv_heads > 0 ? shape.kv_heads : shape.heads;
       resize(dk, kv_heads, shape.keys, shape.key_dim);
       resize(dv, kv_heads, shape.keys, shape.value_dim);
+      if (options.log_gate.given()) resize(dlog_gate, options.log_gate.shape[1], shape.keys, 1);
       bytes = std::max(bytes, csq::backward_workspace_bytes<T>(mechanism, shape, options));
     }
     if (bytes > workspace_.bytes()) std::memset(workspace_.reserve(bytes), 0, bytes);
@@ -71,8 +72,10 @@ class Passes {
   template <class M>
   void backward(const M& mechanism, const Operands<T>& in, csq::Options options) {
     options.workspace = &workspace_;
-    csq::attention_backward(mechanism, in.q, in.k, in.v, out_view(in), normalizer_view(in), in.dout,
-                            {{dq.data(), in.q.shape}, {dk.data(), in.k.shape}, {dv.data(), in.v.shape}}, options);
+    csq::Gradients<T> gradients{{dq.data(), in.q.shape}, {dk.data(), in.k.shape}, {dv.data(), in.v.shape}};
+    if (options.log_gate.given()) gradients.log_gate = csq::Heads<T>(dlog_gate.data(), options.log_gate.shape);
+    csq::attention_backward(mechanism, in.q, in.k, in.v, out_view(in), normalizer_view(in), in.dout, gradients,
+                            options);
   }
 
   std::size_t workspace_bytes() const { return workspace_.bytes(); }

@@ -41,18 +41,29 @@ inline TimedCall peak_call(int threads) {
   return {"FMA peak", run.flops(), [run] { run(); }, {}};
 }
 
+// Options beyond those of the shape.
+struct CallExtras {
+  bool gated = false;  // with gates of the key heads, and their gradient
+  Index window = 0;
+};
+
 // `method` is direct or factored. Backward runs forward once, untimed.
 template <class M>
 TimedCall timed_call(const std::string& name, const M& mechanism, csq::Method method, Pass pass,
-                     const csq::Shape& shape, int threads) {
+                     const csq::Shape& shape, int threads, const CallExtras& extras = {}) {
   struct State {
     Inputs inputs;
     Operands<float> operands;
     Passes<float> passes;
+    std::vector<float> gates;
   };
-  const csq::Options options{.causal = shape.causal, .method = method, .threads = threads};
+  csq::Options options{.causal = shape.causal, .window = extras.window, .method = method, .threads = threads};
   const bool backward = pass == Pass::backward;
-  auto state = std::make_shared<State>(State{Inputs(shape.key_dim, shape.value_dim), {}, {}});
+  auto state = std::make_shared<State>(State{Inputs(shape.key_dim, shape.value_dim), {}, {}, {}});
+  if (extras.gated) {
+    state->gates = mild_gates(shape.kv_heads, shape.keys);
+    options.log_gate = csq::Heads<const float>(state->gates.data(), {1, shape.kv_heads, shape.keys, 1});
+  }
   state->inputs.reserve(shape.heads, shape.kv_heads, std::max(shape.queries, shape.keys));
   if (backward) state->inputs.reserve_output_gradient(shape.heads, shape.queries);
   const Inputs& in = state->inputs;

@@ -35,8 +35,9 @@ void attention_backward(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k
     problem.output = detail::normalized<const T>(out);
     problem.normalizer = detail::normalized<const T>(normalizer);
     problem.output_gradient = detail::normalized<const T>(dout);
-    problem.gradients = {detail::normalized<T>(gradients.query), detail::normalized<T>(gradients.key),
-                         detail::normalized<T>(gradients.value), gradients.shift};
+    problem.gradients = {detail::normalized<T>(gradients.query),    detail::normalized<T>(gradients.key),
+                         detail::normalized<T>(gradients.value),    gradients.shift,
+                         detail::normalized<T>(gradients.log_gate), gradients.sink};
     const detail::ResolvedMechanism resolved = detail::resolve(mechanism, options.causal);
     if (gradients.shift != nullptr) problem.shift_rate = detail::shift_rate(mechanism);
     detail::attention_backward_checked(resolved, problem, options);

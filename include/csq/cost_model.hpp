@@ -138,13 +138,15 @@ double predicted_crossover(const Mechanism& mechanism, Index key_dim, Index valu
 
 /// What Method::automatic chooses, with all D features or with those of a mechanism.
 inline Method choose_method(const Shape& shape, const Options& options = {}) {
-  return detail::cheaper_method(detail::workload_of(shape, options), feature_count(shape.key_dim));
+  const detail::Workload work = detail::workload_of(shape, options);
+  if (work.direct_only != nullptr) return Method::direct;
+  return detail::cheaper_method(work, feature_count(shape.key_dim));
 }
 template <class Mechanism>
 Method choose_method(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
   const detail::Workload work = detail::workload_of(shape, options);
   const detail::Weight weight = detail::weight_of(mechanism);
-  if (!weight.has_factored_form()) return Method::direct;
+  if (!weight.has_factored_form() || work.direct_only != nullptr) return Method::direct;
   return detail::cheaper_method(work, detail::feature_count(weight, shape.key_dim));
 }
 

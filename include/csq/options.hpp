@@ -3,6 +3,7 @@
 
 #include "csq/detail/base/requirements.hpp"
 // Before what only a C++20 compiler has.
+#include <array>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -61,6 +62,8 @@ struct Gradients {
 
   Target query, key, value;
   double* shift = nullptr;
+  Target log_gate{};         ///< of the shape of Options::log_gate; zero from the key length on
+  std::span<double> sink{};  ///< one number a query head, summed over the batch
 
   /// For its sentence alone.
   template <class Other>
@@ -70,13 +73,50 @@ struct Gradients {
   }
 };
 
+/// What a call may choose. Every field but `scale` has a meaning when it is left out.
 struct Options {
+  /// An array of the call's scalar type that an option holds: made of Heads, or of a pointer to them; empty means none.
+  struct View {
+    const void* data = nullptr;
+    std::array<Index, 4> shape{}, stride{};
+    std::size_t scalar_bytes = 0;
+
+    CSQ_ALWAYS_INLINE View() = default;
+    template <class T>
+    CSQ_ALWAYS_INLINE View(const Heads<T>& heads)
+        : data(heads.data), shape(heads.shape), stride(heads.stride), scalar_bytes(sizeof(T)) {}
+    template <class T>
+    CSQ_ALWAYS_INLINE View(const Heads<T>* heads) {
+      if (heads != nullptr) *this = View(*heads);
+    }
+    CSQ_ALWAYS_INLINE bool given() const { return scalar_bytes != 0; }
+  };
+
   /// α of s_ij = α q_i·k_j; unset means 1/√d. Negative or zero is legal. An error for Linear.
   std::optional<double> scale{};
 
   /// Query i sees keys j ≤ i + (m − n): aligned bottom right, as every decoder does (PyTorch's is_causal aligns top
   /// left; the two agree for n = m).
   bool causal = false;
+
+  /// W: of the keys, the query at position p = i + (m − n) sees those with p − W < j ≤ p under a causal mask, and those
+  /// with |p − j| < W without; 0: no window. Direct only, in O(n·W·d). Centring's means are those of all rows.
+  Index window = 0;
+
+  /// One number a query head: e^sink is added to the normaliser, and nothing to the output. Softmax only.
+  std::span<const double> sink{};
+
+  /// c of s → c·tanh(s/c), before gates and bias; 0: no cap. Softmax only, direct.
+  double soft_cap = 0;
+
+  /// [batch, heads, n, m] with any strides, zero included: added to the scores, after the cap; −∞ hides a pair. Softmax
+  /// only, direct.
+  View bias{};
+
+  /// ℓ [batch, gate heads, m, 1], each at most 0: key j weighs exp(Σ_{j < t ≤ p} ℓ_t) as much as it would. −∞ forgets
+  /// all that came before its token. Causal only. As many gate heads as key heads, or as query heads (then direct).
+  /// What is positive or NaN makes the rows that it decays NaN.
+  View log_gate{};
 
   /// [batch], empty means all. Keys from key_length on are invisible and enter no mean; query rows from query_length on
   /// give 0 and enter no mean. The causal offset uses n and m, not the lengths: for a cache that is shorter than its

@@ -86,6 +86,12 @@ Problem read_problem(Bytes& bytes) {
   fill(random, data, p.dout, Layout::contiguous);
   put_specials(random, data, p.k, p.k_layout);
   put_specials(random, data, p.v, p.v_layout);
+  if (bytes.coin()) p.window = 1 + bytes.below(40);
+  if (p.causal && batch > 0 && bytes.coin()) {
+    p.log_gate = Tensor(batch, bytes.coin() ? kv_heads : heads, m, 1);
+    const double size = bytes.pick<double>({0, 0.01, 1, 30});
+    for (double& gate : p.log_gate.values) gate = double(float(-std::abs(random.normal()) * size));
+  }
   return p;
 }
 
@@ -134,7 +140,8 @@ void run(const NamedMechanism<M>& named, const Problem& p, Index chunk, int thre
   std::optional<reference::Result> expected;
   std::optional<GradientOutputs<T>> direct;
   double worst_condition = 0;
-  for (const csq::Method method : methods(named.factored)) {
+  const bool direct_only = p.window > 0 || (p.log_gate.batch > 0 && p.log_gate.heads != p.k.heads);
+  for (const csq::Method method : methods(named.factored && !direct_only)) {
     PlacedBackward<T> placed(p);
     Outputs<T> result;
     try {

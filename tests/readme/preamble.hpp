@@ -15,3 +15,7 @@ csq::Heads<float> O{out_data, {batch, 32, n, dv}}, O1{out_data, {batch, 32, 1, d
 csq::Heads<float> normalizer{memory[4], {batch, 32, n, 1}}, dO{memory[3], {batch, 32, n, dv}};
 csq::Heads<float> dQ{memory[5], {batch, 32, n, d}}, dK{memory[6], {batch, 8, n, d}}, dV{memory[7], {batch, 8, n, dv}};
 const csq::Options options;
+float gates[8 * 16], gate_gradients[8 * 16];
+const float* gate_data = gates;
+csq::Heads<float> dG{gate_gradients, {batch, 8, n, 1}};
+const std::vector<double> sinks(32);

@@ -92,16 +92,27 @@ void run_in(Arena& arena, const Problem<T>& problem) {
     if (kept != nullptr) kept->filled();
   });
 }
+// ∂L/∂sink of each query head from those of each entry of the batch.
+template <class T>
+void sum_sink_gradient(const BackwardProblem<T>& problem, const double* terms) {
+  const Index heads = problem.forward.query.heads();
+  for (Index h = 0; h < heads; ++h) {
+    double sum = 0;
+    for (Index b = 0; b < problem.forward.query.batch(); ++b) sum += terms[b * heads + h];
+    problem.gradients.sink[static_cast<std::size_t>(h)] = sum;
+  }
+}
 template <class T>
 void run_in(Arena& arena, const BackwardProblem<T>& problem) {
   with_engine(problem, [&](auto kind, const auto& engine) {
     const auto all = lay_out_teams<decltype(kind)>(arena, problem);
     all.teams.serve(problem.forward.key_heads(), [&](auto& scratch, Index first, Index heads) {
-      engine(problem, scratch, all.shift_terms, first, heads);
+      engine(problem, scratch, all.parameter_terms, first, heads);
     });
+    if (!problem.gradients.sink.empty()) sum_sink_gradient(problem, all.parameter_terms);
     if (problem.gradients.shift == nullptr) return;
     double sum = 0;
-    for (Index i = 0; i < all.shift_term_count; ++i) sum += all.shift_terms[i];
+    for (Index i = 0; i < all.parameter_term_count; ++i) sum += all.parameter_terms[i];
     *problem.gradients.shift = problem.shift_rate * sum;
   });
 }
@@ -147,6 +158,7 @@ void attention_checked(const ResolvedMechanism& mechanism, const Heads<const T>&
   check_apart(outputs, inputs);
   check_apart_from_options<T>(outputs, options);
   resolve_options(problem, options, mechanism.centering);
+  check_apart_from_views(outputs, problem);
   make_plan(problem, options);
   simd::chosen_target();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
   if (options.summary != nullptr) options.summary->clear();
@@ -170,8 +182,11 @@ void attention_backward_checked(const ResolvedMechanism& mechanism, BackwardProb
   check_shape_like("dq", gradients.query, "q", p.query);
   check_shape_like("dk", gradients.key, "k", p.key);
   check_shape_like("dv", gradients.value, "v", p.value);
-  check_gradients_apart(problem, options);
+  const auto outputs = gradient_footprints(problem);
+  check_gradients_apart(problem, outputs, options);
   resolve_options(p, options, mechanism.centering);
+  check_gradients_of_options(problem);
+  check_apart_from_views<T>(outputs, p);
   make_plan(problem, options);
   simd::chosen_target();
   run(problem, options);

@@ -39,6 +39,9 @@ inline bool is_nan(const double& x) { return std::bit_cast<std::uint64_t>(x) << 
 inline bool is_minus_infinity(const float& x) { return std::bit_cast<std::uint32_t>(x) == 0xff800000; }
 inline bool is_minus_infinity(const double& x) { return std::bit_cast<std::uint64_t>(x) == std::uint64_t{0xfff} << 52; }
 
+// Before every token of a block, counted from its first.
+inline constexpr Index far_before = -(Index{1} << 30);
+
 inline Index block_count(Index rows, Index block) { return (rows + block - 1) / block; }
 
 }  // namespace CSQ_CODE::detail

@@ -8,8 +8,8 @@
 
 #include <limits>
 
+#include "csq/detail/block/adjustment.hpp"
 #include "csq/detail/block/output.hpp"
-#include "csq/detail/block/pack.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -19,16 +19,17 @@ namespace CSQ_CODE::detail {
 template <class T>
 struct BackwardQueryBlock {
   T* packed = nullptr;
-  T* rows = nullptr;             // [B][padded d], centred and scaled
-  T* gradient_packed = nullptr;  // r, and −dot as the row of the normaliser: [dᵥ+1][B]
-  T* gradient_rows = nullptr;    // r, [B][padded dᵥ]
-  T* dot = nullptr;              // [B]
-  T* log_normalizer = nullptr;   // [B], in units of ln 2
+  T* rows = nullptr;                       // [B][padded d], centred and scaled
+  T* gradient_packed = nullptr;            // r, and −dot as the row of the normaliser: [dᵥ+1][B]
+  T* gradient_rows = nullptr;              // r, [B][padded dᵥ]
+  T* dot = nullptr;                        // [B]
+  T* log_normalizer = nullptr;             // [B], in units of ln 2
+  T *gate = nullptr, *gate_low = nullptr;  // [B], the sums of gates, where there are any
 
   static Index size(Index key_dim, Index value_dim) {
     constexpr Index block = simd::block_tokens<T>;
     return RowPacker<T>::packed_size(key_dim) + RowPacker<T>::scratch_rows(key_dim) +
-           RowPacker<T>::packed_size(value_dim) + RowPacker<T>::scratch_rows(value_dim) + 2 * block;
+           RowPacker<T>::packed_size(value_dim) + RowPacker<T>::scratch_rows(value_dim) + 4 * block;
   }
   static BackwardQueryBlock at(T* memory, Index key_dim, Index value_dim) {
     BackwardQueryBlock block;
@@ -38,6 +39,8 @@ struct BackwardQueryBlock {
     block.gradient_rows = block.gradient_packed + RowPacker<T>::packed_size(value_dim);
     block.dot = block.gradient_rows + RowPacker<T>::scratch_rows(value_dim);
     block.log_normalizer = block.dot + simd::block_tokens<T>;
+    block.gate = block.log_normalizer + simd::block_tokens<T>;
+    block.gate_low = block.gate + simd::block_tokens<T>;
     return block;
   }
 };
@@ -124,6 +127,7 @@ void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& pac
                       double* sums, const BackwardQueryBlock<T>& block) {
   constexpr Index size = simd::block_tokens<T>;
   packer.pack(first, count, block.rows, sums, block.packed);
+  copy_gates(problem.forward, packer, first, count, block.gate, block.gate_low);
   T factor[std::size_t{size}];
   read_normalizers(problem.forward, count, normalizer_of, factor, block.log_normalizer);
   std::fill(block.log_normalizer + count, block.log_normalizer + size, T(0));
@@ -163,11 +167,12 @@ void pack_key_block(const BackwardProblem<T>& problem, const RowPacker<T>& packe
              keeps_rows, block.value_packed);
 }
 
-// The pairs of a block of queries with a block of keys: everything but where the gradients go.
+// The pairs of a block of queries with a block of keys: everything but where the gradients go. `packer`: the queries'.
 template <class T>
 simd::DirectBackwardBlock<T> backward_pairs(const BackwardProblem<T>& problem, const simd::KernelWeight& weight,
-                                            const BackwardQueryBlock<T>& query, Index first_query, Index queries,
-                                            const BackwardKeyBlock<T>& key, Index first_key, Index keys) {
+                                            const RowPacker<T>& packer, const BackwardQueryBlock<T>& query,
+                                            Index first_query, Index queries, const BackwardKeyBlock<T>& key,
+                                            Index first_key, Index keys) {
   simd::DirectBackwardBlock<T> block;
   block.query = query.packed;
   block.query_rows = query.rows;
@@ -183,7 +188,9 @@ simd::DirectBackwardBlock<T> backward_pairs(const BackwardProblem<T>& problem, c
   block.key_dim = problem.forward.key_dim();
   block.value_dim = problem.forward.value_dim();
   block.diagonal = problem.forward.visibility().diagonal(first_query, first_key, keys);
+  block.band_start = problem.forward.visibility().band_start(first_query, first_key);
   block.weight = weight;
+  block.adjust = adjustment_of(problem.forward, packer, first_query, first_key, query.gate, query.gate_low);
   return block;
 }
 

@@ -16,8 +16,12 @@ struct BackwardThreadScratch {
   T* query_gradient = nullptr;
   T* key_gradient = nullptr;
   T* value_gradient = nullptr;
+  T* cap_slopes = nullptr;          // where there is a cap
+  T* key_sums = nullptr;            // [B], where gates have a gradient
+  T* own_value_gradient = nullptr;  // of one query head, where each has gates of its own
 
-  static BackwardThreadScratch lay_out(Arena& arena, Index key_dim, Index value_dim) {
+  static BackwardThreadScratch lay_out(Arena& arena, const BackwardProblem<T>& problem) {
+    const Index key_dim = problem.forward.key_dim(), value_dim = problem.forward.value_dim();
     constexpr Index size = simd::block_tokens<T>;
     const Index widest = larger(key_dim, value_dim);
     BackwardThreadScratch scratch;
@@ -29,6 +33,10 @@ struct BackwardThreadScratch {
     scratch.query_gradient = arena.template take<T>(size * simd::padded_columns<T>(key_dim));
     scratch.key_gradient = arena.template take<T>(size * simd::padded_columns<T>(key_dim));
     scratch.value_gradient = arena.template take<T>(size * simd::padded_columns<T>(value_dim));
+    if (problem.forward.soft_cap != 0) scratch.cap_slopes = arena.template take<T>(size * size);
+    if (problem.gate_gradient_heads() > 0) scratch.key_sums = arena.template take<T>(size);
+    if (problem.gate_gradient_heads() > 1)
+      scratch.own_value_gradient = arena.template take<T>(size * simd::padded_columns<T>(value_dim));
     return scratch;
   }
 };

@@ -56,13 +56,13 @@ struct HeadTeams {
   }
 };
 
-// The same of a backward call, and the terms of the shift's gradient: so many a key head, summed in order when all
-// heads are done.
+// The same of a backward call, and the terms of the gradient of the shift or the sinks: so many a key head, summed in
+// order when all heads are done.
 template <class Scratch>
 struct BackwardHeadTeams {
   HeadTeams<Scratch> teams;
-  double* shift_terms = nullptr;
-  Index shift_term_count = 0;
+  double* parameter_terms = nullptr;
+  Index parameter_term_count = 0;
 };
 
 template <class Scratch, class T>
@@ -72,8 +72,9 @@ HeadTeams<Scratch> lay_out_teams(Arena& arena, const Problem<T>& problem) {
 template <class Scratch, class T>
 BackwardHeadTeams<Scratch> lay_out_teams(Arena& arena, const BackwardProblem<T>& problem) {
   BackwardHeadTeams<Scratch> result;
-  result.shift_term_count = checked_product(problem.forward.key_heads(), Scratch::shift_terms(problem), "workspace");
-  result.shift_terms = arena.template take<double>(result.shift_term_count);
+  result.parameter_term_count =
+      checked_product(problem.forward.key_heads(), Scratch::parameter_terms(problem), "workspace");
+  result.parameter_terms = arena.template take<double>(result.parameter_term_count);
   result.teams = HeadTeams<Scratch>::lay_out(arena, problem.forward, problem);
   return result;
 }

@@ -41,17 +41,39 @@ T scaled_normalizer(T value, int exponent) {
   return value == 0 || held ? scaled : std::numeric_limits<T>::quiet_NaN();
 }
 
+// Adds e^sink to the normalisers of softmax's rows. Where it is far above what a row has seen, the row is brought to
+// its units: the sum would overflow.
+template <class T>
+void add_sink(double sink, Index rows, Index value_stride, T* numerator, T* normalizer, T* maximum) {
+  constexpr double log2_e = 1.442695040888963407359924681001892137;
+  constexpr double far_above = 64;
+  if (is_minus_infinity(sink)) return;
+  const double level = sink * log2_e;
+  for (Index row = 0; row < rows; ++row) {
+    if (normalizer[row] == 0 || level > static_cast<double>(maximum[row]) + far_above) {
+      const double left = normalizer[row] == 0 ? 0 : std::exp2(static_cast<double>(maximum[row]) - level);
+      for (Index a = 0; a < value_stride; ++a) numerator[row * value_stride + a] *= static_cast<T>(left);
+      normalizer[row] *= static_cast<T>(left);
+      maximum[row] = static_cast<T>(level);
+    }
+    normalizer[row] += static_cast<T>(std::exp2(level - static_cast<double>(maximum[row])));
+  }
+}
+
 // Divides, writes the output rows [first, first + tokens) of one head, and their normalisers. Rows from `real` on lie
 // past the query length: the kernels have filled them with what a zero query would give. Rows that see no key are 0,
 // whatever q is: read from an empty summary, a NaN in q would have reached them.
 template <class T, class Kernels>
 void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, Index head, Index first, Index tokens,
-                Index real, const T* numerator, T* normalizer, const T* maximum) {
+                Index real, T* numerator, T* normalizer, T* maximum) {
   if (problem.weight.is_polynomial()) refuse_underflow(problem.weight, problem.keys(), real, normalizer);
   std::fill(normalizer + real, normalizer + tokens, T(0));
-  for (Index token = 0; token < real && problem.visibility().keys_of(first + token, problem.visible_keys(batch)) == 0;
+  for (Index token = 0; token < real && !problem.visibility().sees_any(first + token, problem.visible_keys(batch));
        ++token)
     normalizer[token] = 0;
+  if (!problem.sink.empty())
+    add_sink(problem.sink[static_cast<std::size_t>(head)], real, simd::padded_columns<T>(problem.value_dim()),
+             numerator, normalizer, maximum);
   const Head<T> output = problem.output.head(batch, head);
   simd::DivideRows<T> rows;
   rows.numerator = numerator;

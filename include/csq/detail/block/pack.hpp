@@ -7,6 +7,7 @@
 #include "csq/detail/base/arena.hpp"
 #include "csq/detail/base/parallel.hpp"
 #include "csq/detail/block/centering.hpp"
+#include "csq/detail/block/gates.hpp"
 #include "csq/detail/call/problem.hpp"
 
 namespace CSQ_CODE::detail {
@@ -19,6 +20,8 @@ struct RowPacker {
   HeadCentering means;
   double factor = 1;
   bool elu = false;
+  GateSums<T> gate;      // of a query head: of the keys that it sees
+  Head<const T> bias{};  // of a query head: [queries, keys]; data is null without
 
   static Index scratch_rows(Index dim) { return simd::block_tokens<T> * simd::padded_columns<T>(dim); }
   static Index scratch_group(Index dim) { return simd::token_group * simd::padded_columns<T>(dim); }
@@ -65,6 +68,7 @@ struct Packers {
   RowPacker<T>* query = nullptr;  // [heads·group]
   double* key_sums = nullptr;
   double* query_sums = nullptr;
+  Gates<T> gates;
 
   static Packers lay_out(Arena& arena, const Problem<T>& problem, Index heads) {
     Packers packers;
@@ -75,6 +79,7 @@ struct Packers {
         arena.template take<double>(heads * centering_doubles<T>(problem.centering, problem.keys(), problem.key_dim()));
     packers.query_sums = arena.template take<double>(
         heads * group * centering_doubles<T>(problem.centering, problem.queries(), problem.key_dim()));
+    packers.gates = Gates<T>::lay_out(arena, problem, heads);
     return packers;
   }
 
@@ -86,13 +91,17 @@ struct Packers {
       const Index key_head = (first + h) % problem.key.heads();
       key[h] = make(problem, problem.key.head(batch, key_head), problem.visible_keys(batch), 1, problem.key_history,
                     batch, key_sums + h * centering_doubles<T>(problem.centering, problem.keys(), problem.key_dim()));
-      for (Index g = 0; g < group; ++g)
+      for (Index g = 0; g < group; ++g) {
         query[h * group + g] =
             make(problem, problem.query.head(batch, key_head * group + g), problem.real_queries(batch),
                  query_factor(problem), problem.query_history, batch,
                  query_sums +
                      (h * group + g) * centering_doubles<T>(problem.centering, problem.queries(), problem.key_dim()));
+        query[h * group + g].gate = gates.of(h, g);
+        if (problem.has_bias()) query[h * group + g].bias = problem.bias.head(batch, key_head * group + g);
+      }
     }
+    gates.bind(problem, first, heads);
     if (problem.centering == Centering::none) return;
     sum(problem, key, heads, problem.keys(), problem.key_history, first);
     sum(problem, query, heads * group, problem.queries(), problem.query_history, first * group);

@@ -87,7 +87,15 @@ void check_normalizer(const Problem<T>& p) {
   check_no_self_overlap("normalizer", p.normalizer);
 }
 
-// Numbers that an engine reads while it writes.
+// The arrays that options hold, once they are resolved: an engine reads them while it writes.
+template <class T>
+void check_apart_from_views(std::span<const Footprint> outputs, const Problem<T>& problem) {
+  const Footprint views[] = {footprint("log_gate", problem.log_gate), footprint("bias", problem.bias)};
+  for (const Footprint& output : outputs)
+    for (const Footprint& view : views) check_apart(output, view);
+}
+
+// And their numbers.
 template <class T>
 void check_apart_from_options(std::span<const Footprint> outputs, const Options& options) {
   const auto check_numbers = [&](std::string_view name, const auto* data, std::size_t count) {
@@ -102,6 +110,56 @@ void check_apart_from_options(std::span<const Footprint> outputs, const Options&
     const char* name = history == options.query_history ? "query_history" : "key_history";
     check_numbers(name, history->count.data(), history->count.size());
     check_numbers(name, history->mean.data(), history->mean.size());
+  }
+  check_numbers("sink", options.sink.data(), options.sink.size());
+}
+
+// An array that an option holds, of the call's type and of that shape.
+template <class T>
+Heads<const T> resolve_view(std::string_view name, const Options::View& view, const AxisSizes& shape) {
+  require(view.scalar_bytes == sizeof(T), name, ": has elements of ", view.scalar_bytes, " bytes but the call's have ",
+          sizeof(T));
+  const auto& s = view.shape;
+  require(s == shape, name, ": shape is [", s[0], ", ", s[1], ", ", s[2], ", ", s[3], "] but must be [", shape[0], ", ",
+          shape[1], ", ", shape[2], ", ", shape[3], "]");
+  const Heads<const T> heads(static_cast<const T*>(view.data), view.shape, view.stride);
+  check_heads(name, heads);
+  return normalized(heads);
+}
+
+// Window, sink, cap, bias and gates.
+template <class T>
+void resolve_adjustments(Problem<T>& problem, const Options& options) {
+  const Index batch = problem.query.batch(), heads = problem.query.heads(), kv_heads = problem.key.heads();
+  const Index n = problem.queries(), m = problem.keys();
+  problem.window = checked_window(options.window, n, m);
+  problem.direct_only = direct_only(options, heads, kv_heads);
+  const bool softmax = problem.weight.kind == Weight::Kind::exponential;
+  if (!options.sink.empty()) {
+    require(softmax, "sink: only Softmax has one");
+    require(static_cast<Index>(options.sink.size()) == heads, "sink: has ", options.sink.size(), " numbers but q has ",
+            heads, " heads");
+    for (std::size_t h = 0; h < options.sink.size(); ++h)
+      require(is_finite(options.sink[h]) || is_minus_infinity(options.sink[h]), "sink: number ", h,
+              " is neither finite nor -infinity");
+    problem.sink = options.sink;
+  }
+  if (options.soft_cap != 0) {
+    require(softmax, "soft_cap: only Softmax has one");
+    require(is_finite(options.soft_cap) && options.soft_cap > 0, "soft_cap: is ", options.soft_cap,
+            " but must be positive and finite, or 0 for none");
+    problem.soft_cap = options.soft_cap;
+  }
+  if (options.bias.given()) {
+    require(softmax, "bias: only Softmax has one");
+    problem.bias = resolve_view<T>("bias", options.bias, {batch, heads, n, m});
+  }
+  if (options.log_gate.given()) {
+    require(problem.causal, "log_gate: gates need a causal mask");
+    const Index gates = options.log_gate.shape[1];
+    require(gates == kv_heads || gates == heads, "log_gate: has ", gates, " heads but k has ", kv_heads, " and q ",
+            heads);
+    problem.log_gate = resolve_view<T>("log_gate", options.log_gate, {batch, gates, m, 1});
   }
 }
 
@@ -119,6 +177,7 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   problem.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(problem.key_dim())));
   check_lengths("key_length", options.key_length, problem.query.batch(), m);
   check_lengths("query_length", options.query_length, problem.query.batch(), n);
+  resolve_adjustments(problem, options);
   problem.key_length = options.key_length;
   problem.query_length = options.query_length;
   check_history("query_history", options.query_history, problem.centering, problem.query.batch(), problem.query.heads(),
@@ -151,6 +210,13 @@ Problem<T> problem_of_sizes(const Mechanism& mechanism, const Shape& sizes, cons
   problem.key.shape = {shape.batch, shape.kv_heads, shape.keys, shape.key_dim};
   problem.value.shape = {shape.batch, shape.kv_heads, shape.keys, shape.value_dim};
   problem.causal = shape.causal;
+  problem.window = work.window;
+  problem.direct_only = work.direct_only;
+  problem.sink = options.sink;
+  problem.soft_cap = options.soft_cap;
+  // Of their sizes alone scratch is laid out.
+  if (options.bias.given()) problem.bias.shape = {shape.batch, shape.heads, shape.queries, shape.keys};
+  if (options.log_gate.given()) problem.log_gate.shape = {shape.batch, options.log_gate.shape[1], shape.keys, 1};
   problem.centering =
       options.centering == Centering::automatic ? default_centering<Mechanism>(shape.causal) : options.centering;
   problem.key_length = work.key_length;

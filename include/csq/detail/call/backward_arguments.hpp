@@ -1,6 +1,9 @@
 // Checks the arguments that only a backward call has.
 #pragma once
 
+#include <array>
+#include <span>
+
 #include "csq/detail/call/arguments.hpp"
 
 namespace CSQ_CODE::detail {
@@ -15,16 +18,28 @@ void check_shape_like(std::string_view name, const Heads<T>& view, std::string_v
           ", ", o[1], ", ", o[2], ", ", o[3], "]");
 }
 
+// Where the gradients go.
 template <class T>
-void check_gradients_apart(const BackwardProblem<T>& problem, const Options& options) {
+std::array<Footprint, 6> gradient_footprints(const BackwardProblem<T>& problem) {
+  const Gradients<T>& gradients = problem.gradients;
+  check_heads("dlog_gate", gradients.log_gate);
+  return {footprint("dq", gradients.query),
+          footprint("dk", gradients.key),
+          footprint("dv", gradients.value),
+          footprint_of<T>("dshift", gradients.shift, gradients.shift == nullptr ? 0 : 1),
+          footprint("dlog_gate", gradients.log_gate),
+          footprint_of<T>("dsink", gradients.sink.data(), gradients.sink.size())};
+}
+
+template <class T>
+void check_gradients_apart(const BackwardProblem<T>& problem, std::span<const Footprint> outputs,
+                           const Options& options) {
   const Problem<T>& p = problem.forward;
   const Gradients<T>& gradients = problem.gradients;
   check_no_self_overlap("dq", gradients.query);
   check_no_self_overlap("dk", gradients.key);
   check_no_self_overlap("dv", gradients.value);
-  const Footprint outputs[] = {footprint("dq", gradients.query), footprint("dk", gradients.key),
-                               footprint("dv", gradients.value),
-                               footprint_of<T>("dshift", gradients.shift, gradients.shift == nullptr ? 0 : 1)};
+  check_no_self_overlap("dlog_gate", gradients.log_gate);
   const Footprint inputs[] = {footprint("q", p.query),
                               footprint("k", p.key),
                               footprint("v", p.value),
@@ -33,6 +48,21 @@ void check_gradients_apart(const BackwardProblem<T>& problem, const Options& opt
                               footprint("dout", problem.output_gradient)};
   check_apart(outputs, inputs);
   check_apart_from_options<T>(outputs, options);
+}
+
+// The options being resolved.
+template <class T>
+void check_gradients_of_options(const BackwardProblem<T>& problem) {
+  const Problem<T>& p = problem.forward;
+  const Gradients<T>& gradients = problem.gradients;
+  if (gradients.log_gate.data != nullptr || gradients.log_gate.heads() > 0) {
+    require(p.has_gates(), "dlog_gate: the options have no log_gate");
+    check_shape_like("dlog_gate", gradients.log_gate, "log_gate", p.log_gate);
+  }
+  if (gradients.sink.empty()) return;
+  require(!p.sink.empty(), "dsink: the options have no sink");
+  require(gradients.sink.size() == p.sink.size(), "dsink: has ", gradients.sink.size(), " numbers but sink has ",
+          p.sink.size());
 }
 
 }  // namespace CSQ_CODE::detail

@@ -14,8 +14,8 @@ enum class Engine { direct, few_queries, few_tokens, factored };
 inline constexpr Index few_queries_limit = 8;
 // From more queries or keys on blocks are faster.
 inline constexpr Index few_tokens_limit = 8;
-inline bool has_few_tokens(const Shape& shape) {
-  return shape.queries <= few_tokens_limit && shape.keys <= few_tokens_limit;
+inline bool has_few_tokens(const Workload& work) {
+  return work.shape.queries <= few_tokens_limit && work.shape.keys <= few_tokens_limit;
 }
 
 struct Plan {
@@ -29,16 +29,19 @@ struct Plan {
   Method method() const { return engine == Engine::factored ? Method::factored : Method::direct; }
 };
 
-inline void check_method(const Weight& weight, Method method) {
-  require(method != Method::factored || weight.has_factored_form(),
+inline void check_method(const Workload& work, const Weight& weight, Method method) {
+  if (method != Method::factored) return;
+  require(weight.has_factored_form(),
           "method: factored needs a weight of degree 2 or less; this mechanism has only direct");
+  require(work.direct_only == nullptr, "method: factored has no ", work.direct_only == nullptr ? "" : work.direct_only,
+          "; direct has");
 }
 
 // The method that a call would use. A causal call too short for any read to pay is the direct path, whatever was asked
 // for (unless a chunk was).
 inline Method resolve_method(const Workload& work, const Weight& weight, const Options& options) {
-  check_method(weight, options.method);
-  if (!weight.has_factored_form()) return Method::direct;
+  check_method(work, weight, options.method);
+  if (!weight.has_factored_form() || work.direct_only != nullptr) return Method::direct;
   const Index features = feature_count(weight, work.shape.key_dim);
   if (options.method == Method::automatic) return cheaper_method(work, features);
   if (options.method == Method::factored && options.chunk == 0 && served_directly(work, features))
@@ -48,8 +51,8 @@ inline Method resolve_method(const Workload& work, const Weight& weight, const O
 
 // The method that a backward call runs. Its choice is its own: backward takes no savings under a causal mask.
 inline Method resolve_backward_method(const Workload& work, const Weight& weight, const Options& options) {
-  check_method(weight, options.method);
-  if (!weight.has_factored_form()) return Method::direct;
+  check_method(work, weight, options.method);
+  if (!weight.has_factored_form() || work.direct_only != nullptr) return Method::direct;
   if (options.method != Method::automatic) return options.method;
   return cheaper_backward_method(work, feature_count(weight, work.shape.key_dim));
 }
@@ -89,7 +92,7 @@ inline Plan plan_forward(const Workload& work, const Weight& weight, const Optio
   Plan plan;
   plan.longest = work.longest();
   if (method == Method::direct) {
-    plan.engine = has_few_tokens(work.shape)                ? Engine::few_tokens
+    plan.engine = has_few_tokens(work)                      ? Engine::few_tokens
                   : work.shape.queries <= few_queries_limit ? Engine::few_queries
                                                             : Engine::direct;
   } else {
@@ -118,7 +121,7 @@ inline Plan plan_backward(const Workload& work, const Weight& weight, Index feat
     plan.slices = slices_of(work, features);
     // Whole blocks: on AVX-512 causal chunks of 72, 96, 144 took 1.26, 1.11, 1.05 times softmax's forward at d = 32.
     plan.scan.chunk = options.chunk == 0 ? block_tokens : smaller(options.chunk, block_tokens);
-  } else if (has_few_tokens(work.shape)) {
+  } else if (has_few_tokens(work) && work.is_plain) {  // the others are not worth kernels of their own
     plan.engine = Engine::few_tokens;
   }
   return plan;

@@ -15,8 +15,14 @@ struct Problem {
   Weight weight;
   double scale = 1;  // α
   bool causal = false;
+  Index window = 0;                       // 0: none
   Centering centering = Centering::none;  // never automatic
   std::span<const Index> key_length, query_length;
+  Heads<const T> log_gate;  // [batch, gate heads, keys, 1]; no heads: no gates
+  Heads<const T> bias;      // [batch, heads, queries, keys]; no heads: none
+  std::span<const double> sink;
+  double soft_cap = 0;
+  const char* direct_only = nullptr;  // an option that only direct has
   const History* query_history = nullptr;
   const History* key_history = nullptr;
   Plan plan;
@@ -37,14 +43,19 @@ struct Problem {
   Index real_queries(Index batch) const {
     return query_length.empty() ? queries() : query_length[static_cast<std::size_t>(batch)];
   }
-  Visibility visibility() const { return {queries(), keys(), causal}; }
+  bool has_gates() const { return log_gate.heads() > 0; }
+  bool is_plain() const { return window == 0 && sink.empty() && soft_cap == 0 && !has_bias() && !has_gates(); }
+  bool has_bias() const { return bias.heads() > 0; }
+  // Gate heads of a key head: one, or one for each query head.
+  Index gates_of_key_head() const { return log_gate.heads() / key.heads(); }
+  Visibility visibility() const { return {queries(), keys(), causal, window}; }
 };
 
 template <class T>
 Workload workload_of(const Problem<T>& p) {
   const Shape shape{p.queries(),     p.keys(),        p.key_dim(),   p.value_dim(),
                     p.query.batch(), p.query.heads(), p.key.heads(), p.causal};
-  return {shape, p.key_length, p.query_length};
+  return {shape, p.key_length, p.query_length, p.window, p.is_plain(), p.direct_only};
 }
 
 // One checked backward call.
@@ -53,6 +64,8 @@ struct BackwardProblem {
   Problem<T> forward;  // output and normalizer unused
   Heads<const T> output, normalizer, output_gradient;
   Gradients<T> gradients;
+  // Gate heads of a key head whose gradient is wanted.
+  Index gate_gradient_heads() const { return gradients.log_gate.heads() == 0 ? 0 : forward.gates_of_key_head(); }
   double shift_rate = 1;  // of the gradient of the shift to the sum of the gradients of all scores
 };
 

@@ -20,6 +20,9 @@ struct Extent {
 struct Workload {
   Shape shape;                                      // kv_heads resolved
   std::span<const Index> key_length, query_length;  // [batch], or empty: all
+  Index window = 0;
+  bool is_plain = true;               // without window, sink, cap, bias and gates
+  const char* direct_only = nullptr;  // an option that only direct has, by name
 
   Extent whole() const { return {shape.queries, shape.keys}; }
   Extent entry(Index batch) const {
@@ -46,7 +49,7 @@ struct Workload {
     for (Index b = 0; b < shape.batch; ++b) total += cost_of(entry(b));
     return total;
   }
-  Visibility visibility() const { return {shape.queries, shape.keys, shape.causal}; }
+  Visibility visibility() const { return {shape.queries, shape.keys, shape.causal, window}; }
 };
 
 inline void check_lengths(std::string_view name, std::span<const Index> lengths, Index batch, Index tokens) {
@@ -56,6 +59,23 @@ inline void check_lengths(std::string_view name, std::span<const Index> lengths,
   for (std::size_t b = 0; b < lengths.size(); ++b)
     require(lengths[b] >= 0 && lengths[b] <= tokens, name, ": entry ", b, " is ", lengths[b],
             " but must be between 0 and ", tokens);
+}
+
+// One that hides nothing is none.
+inline Index checked_window(Index window, Index queries, Index keys) {
+  require(window >= 0, "window: is ", window, " but must not be negative");
+  return window >= larger(queries, keys) ? 0 : window;
+}
+
+// The first of the options that only direct has.
+inline const char* direct_only(const Options& options, Index heads, Index kv_heads) {
+  if (options.window != 0) return "window";
+  if (!options.sink.empty()) return "sink";
+  if (options.soft_cap != 0) return "soft_cap";
+  if (options.bias.given()) return "bias";
+  if (options.log_gate.given() && options.log_gate.shape[1] == heads && heads != kv_heads)
+    return "log_gate of query heads";
+  return nullptr;
 }
 
 // Beyond this a count of tokens is not exact in double, in which costs are counted.
@@ -83,6 +103,10 @@ inline Shape checked_shape(Shape shape) {
 // The work of a call with these sizes; a mask may be asked for in either place.
 inline Workload workload_of(const Shape& shape, const Options& options) {
   Workload work{checked_shape(shape), options.key_length, options.query_length};
+  work.window = checked_window(options.window, work.shape.queries, work.shape.keys);
+  work.direct_only = direct_only(options, work.shape.heads, work.shape.kv_heads);
+  work.is_plain = work.window == 0 && options.sink.empty() && options.soft_cap == 0 && !options.bias.given() &&
+                  !options.log_gate.given();
   work.shape.causal = shape.causal || options.causal;
   check_lengths("key_length", work.key_length, work.shape.batch, work.shape.keys);
   check_lengths("query_length", work.query_length, work.shape.batch, work.shape.queries);

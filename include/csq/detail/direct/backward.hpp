@@ -20,19 +20,22 @@ namespace CSQ_CODE::detail {
 template <class T>
 class DirectBackwardRun {
  public:
-  DirectBackwardRun(const BackwardProblem<T>& problem, const DirectBackwardScratch<T>& scratch, double* shift_terms,
+  DirectBackwardRun(const BackwardProblem<T>& problem, const DirectBackwardScratch<T>& scratch, double* parameter_terms,
                     Index first_head, Index heads)
       : problem_(problem),
         p_(problem.forward),
         scratch_(scratch),
-        shift_terms_(shift_terms),
+        parameter_terms_(parameter_terms),
         weight_(kernel_weight(problem.forward.weight)),
         first_head_(first_head),
         heads_(heads),
         group_(problem.forward.group()),
+        gate_heads_(problem.gate_gradient_heads()),
         leaves_at_once_(DirectBackwardScratch<T>::leaves_at_once(problem.forward)) {}
 
   void run() const {
+    for (Index h = 0; h < heads_; ++h)
+      for (Index gate = 0; gate < gate_heads_; ++gate) std::fill_n(scratch_.key_terms(h, gate), p_.keys(), 0.0);
     pack_queries();
     if (scratch_.beside == 0) {
       parallel_for(heads_, p_.threads, [&](Index h, int thread) {
@@ -49,6 +52,8 @@ class DirectBackwardRun {
       }
     }
     if (!leaves_at_once_ || scratch_.key_blocks == 0) write_all();
+    if (!problem_.gradients.sink.empty()) sum_sink_terms();
+    if (gate_heads_ > 0) write_gate_gradients();
   }
 
  private:
@@ -78,6 +83,47 @@ class DirectBackwardRun {
       if (queries_in(h, block) > 0)
         pack_query_block(problem_, scratch_.packers.query[h * group_ + g], batch(h), key_head(h) * group_ + g,
                          block * size, queries_in(h, block), mine.sums, query_block(h, g, block));
+      if (!p_.sink.empty()) find_sink_terms(h, g, block);
+    });
+  }
+
+  // What a row's sink takes of it: G_i·o_i·e^(sink − lse_i).
+  void find_sink_terms(Index h, Index g, Index block) const {
+    const Index head = key_head(h) * group_ + g, first = block * size, count = smaller(size, p_.queries() - first);
+    const Head<const T> normalizer = problem_.normalizer.head(batch(h), head);
+    const T* dot = query_block(h, g, block).dot;
+    double* terms = scratch_.sink_terms(h, g) + first;
+    for (Index row = 0; row < count; ++row) {
+      const double level = p_.sink[static_cast<std::size_t>(head)];
+      const bool real = row < queries_in(h, block) && !is_minus_infinity(level);
+      terms[row] =
+          real ? static_cast<double>(dot[row]) * std::exp(level - static_cast<double>(normalizer(first + row, 0))) : 0;
+    }
+  }
+  void sum_sink_terms() const {
+    for (Index h = 0; h < heads_; ++h)
+      for (Index g = 0; g < group_; ++g) {
+        double sum = 0;
+        for (Index row = 0; row < p_.queries(); ++row) sum -= scratch_.sink_terms(h, g)[row];
+        parameter_terms_[(first_head_ + h) * group_ + g] = sum;
+      }
+  }
+
+  void write_gate_gradients() const {
+    parallel_for(heads_ * gate_heads_, p_.threads, [&](Index task, int) {
+      const Index h = task / gate_heads_, own = task % gate_heads_;
+      const Index first = gate_heads_ == 1 ? 0 : own, last = gate_heads_ == 1 ? group_ : own + 1;
+      const auto row_terms = [&](Index position) {
+        double sum = 0;
+        const Index row = position - p_.visibility().offset();
+        if (!p_.sink.empty() && row >= 0)
+          for (Index g = first; g < last; ++g) sum += scratch_.sink_terms(h, g)[row];
+        return sum;
+      };
+      const Index head = key_head(h) * gate_heads_ + own;
+      write_gate_gradient(p_.log_gate.head(batch(h), head), scratch_.key_terms(h, own), scratch_.packers.key[h].length,
+                          p_.keys(), row_terms,
+                          static_cast<const Heads<T>&>(problem_.gradients.log_gate).head(batch(h), head));
     });
   }
 
@@ -103,8 +149,7 @@ class DirectBackwardRun {
   void run_block(Index h, Index block, Index slot, int thread) const {
     const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
     const Index value_stride = simd::padded_columns<T>(p_.value_dim());
-    double& slope_sum = shift_terms_[(first_head_ + h) * scratch_.key_blocks + block];
-    slope_sum = 0;
+    double slope_sum = 0;
     const Index keys = keys_in(h, block);
     const BackwardKeyBlock<T> key = key_block(thread);
     if (keys > 0)
@@ -113,17 +158,27 @@ class DirectBackwardRun {
     T* dk = leaves_at_once_ ? mine.key_gradient : scratch_.key_gradient(h, block);
     std::fill_n(dk, rows_size(), T(0));
     std::fill_n(mine.value_gradient, size * value_stride, T(0));
+    if (gate_heads_ == 1) std::fill_n(mine.key_sums, size, T(0));
     for (Index g = 0; g < group_; ++g) {
+      // Where each query head has gates of its own, so has its ∂v to be known.
+      T* dv = gate_heads_ > 1 ? mine.own_value_gradient : mine.value_gradient;
+      if (gate_heads_ > 1) {
+        std::fill_n(mine.key_sums, size, T(0));
+        std::fill_n(dv, size * value_stride, T(0));
+      }
       for (Index from = 0; from < scratch_.query_blocks; ++from) {
         T* dq = scratch_.query_gradient(h, g, from);
         if (slot == none && block == 0) std::fill_n(dq, rows_size(), T(0));
         if (sees(h, from, block)) {
-          auto pairs = backward_pairs(problem_, weight_, query_block(h, g, from), from * size, queries_in(h, from), key,
-                                      block * size, keys);
+          auto pairs =
+              backward_pairs(problem_, weight_, scratch_.packers.query[h * group_ + g], query_block(h, g, from),
+                             from * size, queries_in(h, from), key, block * size, keys);
           pairs.weights = mine.weights;
           pairs.slopes = mine.slopes;
           pairs.key_gradient = dk;
-          pairs.value_gradient = mine.value_gradient;
+          pairs.value_gradient = dv;
+          pairs.cap_slopes = mine.cap_slopes;
+          pairs.key_sums = mine.key_sums;
           pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
           // Under a mask a term takes several steps, so that adding each at once would round otherwise.
           const bool added_at_once = slot == none && pairs.diagonal >= pairs.keys;
@@ -137,12 +192,26 @@ class DirectBackwardRun {
         }
         if (slot == none && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
       }
+      if (gate_heads_ > 1) {
+        add_terms_of_gate(h, g, block, keys, dv, mine.key_sums);
+        simd::kernels<T>().add(size * value_stride, dv, mine.value_gradient);
+      }
     }
+    if (gate_heads_ == 1) add_terms_of_gate(h, 0, block, keys, mine.value_gradient, mine.key_sums);
+    if (problem_.gradients.shift != nullptr)
+      parameter_terms_[(first_head_ + h) * scratch_.key_blocks + block] = slope_sum;
     write_rows_of(mine.value_gradient, value_stride, keys, block, p_.keys(), 1,
                   problem_.gradients.value.head(batch(h), key_head(h)));
     if (leaves_at_once_)
       write_rows_of(dk, simd::padded_columns<T>(p_.key_dim()), keys, block, p_.keys(), key_gradient_factor(p_),
                     problem_.gradients.key.head(batch(h), key_head(h)));
+  }
+
+  void add_terms_of_gate(Index h, Index gate, Index block, Index keys, const T* dv, const T* key_sums) const {
+    double* terms = scratch_.key_terms(h, gate);
+    add_value_terms(p_.value.head(batch(h), key_head(h)), block * size, keys, dv,
+                    simd::padded_columns<T>(p_.value_dim()), terms);
+    for (Index key = 0; key < keys; ++key) terms[block * size + key] += static_cast<double>(key_sums[key]);
   }
 
   // The rows of a block of which `real` have a gradient: the others are still zero, but for what a tile has spilt.
@@ -192,17 +261,18 @@ class DirectBackwardRun {
   const BackwardProblem<T>& problem_;
   const Problem<T>& p_;
   const DirectBackwardScratch<T>& scratch_;
-  double* shift_terms_;  // ∂L/∂shift: [all key heads][key_blocks]
+  double* parameter_terms_;  // ∂L/∂shift: [all key heads][key_blocks], or ∂L/∂sink: [all query heads]
   simd::KernelWeight weight_;
   Index first_head_, heads_, group_;
+  Index gate_heads_;  // of a key head, whose gradient is wanted
   bool leaves_at_once_;
 };
 
 template <class T>
 void direct_attention_backward(const BackwardProblem<T>& problem, DirectBackwardScratch<T>& scratch,
-                               double* shift_terms, Index first_head, Index heads) {
+                               double* parameter_terms, Index first_head, Index heads) {
   scratch.packers.bind(problem.forward, first_head, heads);
-  DirectBackwardRun<T>(problem, scratch, shift_terms, first_head, heads).run();
+  DirectBackwardRun<T>(problem, scratch, parameter_terms, first_head, heads).run();
 }
 
 }  // namespace CSQ_CODE::detail

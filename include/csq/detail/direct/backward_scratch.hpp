@@ -3,6 +3,7 @@
 #pragma once
 
 #include "csq/detail/block/backward_thread_scratch.hpp"
+#include "csq/detail/block/gate_gradient.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -13,11 +14,13 @@ struct DirectBackwardScratch {
   Index beside = 0;
   Index query_blocks = 0, key_blocks = 0;
   Packers<T> packers;
-  Blocks<T, 3> queries;         // [heads][group][query_blocks] BackwardQueryBlock
-  Blocks<T, 1> keys;            // [threads] BackwardKeyBlock
-  Blocks<T, 3> query_gradient;  // [heads][group][query_blocks] [B][padded d]
-  Blocks<T, 4> query_terms;     // [heads][beside][group][query_blocks] [B][padded d]
-  Blocks<T, 2> key_gradient;    // [heads][key_blocks] [B][padded d], unless they leave at once
+  Blocks<T, 3> queries;          // [heads][group][query_blocks] BackwardQueryBlock
+  Blocks<T, 1> keys;             // [threads] BackwardKeyBlock
+  Blocks<T, 3> query_gradient;   // [heads][group][query_blocks] [B][padded d]
+  Blocks<T, 4> query_terms;      // [heads][beside][group][query_blocks] [B][padded d]
+  Blocks<T, 2> key_gradient;     // [heads][key_blocks] [B][padded d], unless they leave at once
+  Blocks<double, 2> key_terms;   // [heads][gate heads] [keys], v_j·∂L/∂v_j + e_j, where gates have a gradient
+  Blocks<double, 2> sink_terms;  // [heads][group] [queries], G_i·o_i·e^(sink − lse_i), where sinks are summed over
   BackwardThreadScratch<T>* threads = nullptr;
 
   // ∂q and ∂k are those of the packed rows, but for a factor.
@@ -25,7 +28,10 @@ struct DirectBackwardScratch {
     return problem.centering == Centering::none && problem.weight.kind != Weight::Kind::feature_product;
   }
 
-  static Index shift_terms(const BackwardProblem<T>& problem) {  // of a key head
+  // Of a key head: one for each block of keys for the shift, or for each query head for its sink. No mechanism has
+  // both.
+  static Index parameter_terms(const BackwardProblem<T>& problem) {
+    if (!problem.gradients.sink.empty()) return problem.forward.group();
     return block_count(problem.forward.keys(), simd::block_tokens<T>);
   }
 
@@ -55,8 +61,10 @@ struct DirectBackwardScratch {
     }
     result.query_terms = {arena, {heads, result.beside, group, result.query_blocks}, rows};
     if (!leaves_at_once(p)) result.key_gradient = {arena, {heads, result.key_blocks}, rows};
+    if (problem.gate_gradient_heads() > 0) result.key_terms = {arena, {heads, problem.gate_gradient_heads()}, p.keys()};
+    if (!p.sink.empty()) result.sink_terms = {arena, {heads, group}, p.queries()};
     result.threads = take_each<BackwardThreadScratch<T>>(
-        arena, p.threads, [&] { return BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
+        arena, p.threads, [&] { return BackwardThreadScratch<T>::lay_out(arena, problem); });
     return result;
   }
 };

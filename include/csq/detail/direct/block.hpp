@@ -60,6 +60,7 @@ class BlockService {
         packer_(packer),
         first_(first),
         queries_(queries),
+        first_seen_(problem.visibility().first_key(first) / size),
         seen_(block_count(problem.visibility().keys_of(first + queries - 1, length), size)),
         scratch_(scratch) {}
 
@@ -68,6 +69,7 @@ class BlockService {
   void serve(bool stays, const KeysAt& keys_at) const {
     scratch_.clear_sums(problem_.value_dim(), queries_);
     packer_.pack_only(first_, queries_, scratch_.rows, scratch_.sums, scratch_.query);
+    copy_gates(problem_, packer_, first_, queries_, scratch_.gate, scratch_.gate_low);
     add_all(kernel_weight(problem_.weight), stays, keys_at);
     if (leave_range(problem_, queries_, scratch_.normalizer)) serve_rescaled(stays, keys_at);
   }
@@ -77,9 +79,9 @@ class BlockService {
 
   template <class KeysAt>
   void add_all(const simd::KernelWeight& weight, bool stays, const KeysAt& keys_at) const {
-    for (Index block = 0; block < seen_; ++block)
-      add_pairs(problem_, weight, scratch_, scratch_.query, queries_, first_, keys_at(block),
-                stays ? keys_at((block + 1) % seen_) : PackedKeyBlock<T>{});
+    for (Index block = first_seen_; block < seen_; ++block)
+      add_pairs(problem_, weight, scratch_, packer_, scratch_.query, queries_, first_, keys_at(block),
+                stays ? keys_at(block + 1 < seen_ ? block + 1 : first_seen_) : PackedKeyBlock<T>{});
   }
 
   // Two more passes over the keys: the largest score of each row, then the row in its units. NaN stays NaN.
@@ -130,12 +132,13 @@ class BlockService {
     simd::KernelWeight score;
     score.c1 = 1;
     std::fill_n(largest, size, T(0));
-    for (Index block = 0; block < seen_; ++block) {
+    for (Index block = first_seen_; block < seen_; ++block) {
       const PackedKeyBlock<T> keys = keys_at(block);
-      add_pairs(problem_, score, scratch_, scratch_.query, queries_, first_, keys);
+      add_pairs(problem_, score, scratch_, RowPacker<T>{}, scratch_.query, queries_, first_, keys);
       for (Index row = 0; row < queries_; ++row) {
         const Index visible = smaller(keys.count, problem_.visibility().diagonal(first_, keys.first, keys.count) + row);
-        for (Index key = 0; key < visible; ++key)
+        const Index first = larger<Index>(0, problem_.visibility().band_start(first_, keys.first) + row);
+        for (Index key = first; key < visible; ++key)
           largest[row] = larger(largest[row], std::abs(scratch_.weights[key * size + row]));
       }
     }
@@ -143,7 +146,8 @@ class BlockService {
 
   const Problem<T>& problem_;
   const RowPacker<T>& packer_;
-  Index first_, queries_, seen_;
+  Index first_, queries_;
+  Index first_seen_, seen_;  // blocks of keys
   const DirectThreadScratch<T>& scratch_;
 };
 
@@ -166,7 +170,7 @@ struct RescaleScratch {
   static RescaleScratch lay_out(Arena& arena, const Problem<T>& problem) {
     RescaleScratch scratch;
     if (!problem.weight.is_scale_blind()) return scratch;
-    scratch.rows = DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
+    scratch.rows = DirectThreadScratch<T>::lay_out(arena, problem);
     scratch.keys = KeysOnDemand<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
     return scratch;
   }

@@ -126,22 +126,29 @@ class FewQueriesRun {
     }
     const Index end =
         smaller((stretch + 1) * scratch_.stretch_keys, problem_.visibility().keys_of(real - 1, key.length));
-    for (Index first = stretch * scratch_.stretch_keys; real > 0 && first < end; first += size) {
+    // Whole blocks before the window are not visited.
+    const Index start = larger(stretch * scratch_.stretch_keys, problem_.visibility().first_key(0) / size * size);
+    for (Index first = start; real > 0 && first < end; first += size) {
       const Index count = smaller(size, end - first);
       const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
       for (Index g = 0; g < group_; ++g)
         for (Index i = 0; i < real; ++i) {
           const Index head = h * group_ + g;
+          const Index from = std::clamp<Index>(problem_.visibility().first_key(i) - first, 0, count);
           simd::OneQueryBlock<T> block;
           block.query = mine.query + (g * n + i) * scratch_.key_stride;
-          block.key = keys.data;
+          block.key = keys.data + from * keys.stride;
           block.key_stride = keys.stride;
-          block.values = values.data;
+          block.values = values.data + from * values.stride;
           block.value_stride = values.stride;
-          block.keys = std::clamp<Index>(problem_.visibility().keys_of(i, key.length) - first, 0, count);
+          block.keys = std::clamp<Index>(problem_.visibility().keys_of(i, key.length) - first, from, count) - from;
           block.dim = scratch_.key_stride;
           block.value_dim = scratch_.value_stride;
           block.weight = weight_;
+          const RowPacker<T>& query = scratch_.packers.query[head];
+          const Index position = larger<Index>(0, problem_.visibility().offset() + i);
+          block.adjust =
+              adjustment_of(problem_, query, i, first + from, query.gate.high + position, query.gate.low + position);
           block.weights = mine.weights;
           block.numerator = scratch_.numerator(head, stretch) + i * scratch_.value_stride;
           block.normalizer = scratch_.normalizer(head, stretch) + i;

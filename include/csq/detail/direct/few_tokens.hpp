@@ -48,7 +48,9 @@ template <class T>
 struct FewTokensScratch {
   Index heads = 1;
   simd::ShortHead<T> head;
-  Packers<T> packers;  // of one head, for scale-blind weights alone
+  Packers<T> packers;                      // of one head, for scale-blind weights alone
+  Gates<T> gates;                          // of one head
+  T *gate = nullptr, *gate_low = nullptr;  // their sums at the queries
   RescaleScratch<T> again;
 
   static FewTokensScratch lay_out(Arena& arena, const Problem<T>& problem) {
@@ -67,7 +69,36 @@ struct FewTokensScratch {
     scratch.head.maximum = arena.template take<T>(n);
     if (problem.weight.is_scale_blind()) scratch.packers = Packers<T>::lay_out(arena, problem, 1);
     scratch.again = RescaleScratch<T>::lay_out(arena, problem);
+    if (problem.has_gates()) {
+      scratch.gates = Gates<T>::lay_out(arena, problem, 1);
+      scratch.gate = arena.template take<T>(n);
+      scratch.gate_low = arena.template take<T>(n);
+    }
     return scratch;
+  }
+
+  // Cap, gates and bias of a query head. The gates are bound to its key head.
+  simd::Adjustment<T> adjustment(const Problem<T>& problem, Index batch, Index query_head, Index g) const {
+    simd::Adjustment<T> adjust;
+    adjust.soft_cap = problem.soft_cap;
+    if (problem.has_bias()) {
+      const Head<const T> bias = problem.bias.head(batch, query_head);
+      adjust.bias = bias.data;
+      adjust.bias_query_stride = bias.token_stride;
+      adjust.bias_key_stride = bias.dim_stride;
+    }
+    if (!problem.has_gates() || problem.keys() == 0) return adjust;
+    const GateSums<T> sums = gates.of(0, g);
+    for (Index i = 0; i < problem.queries(); ++i) {
+      const Index token = larger<Index>(0, problem.visibility().offset() + i);
+      gate[i] = sums.high[token];
+      gate_low[i] = sums.low[token];
+    }
+    adjust.query_gate = gate;
+    adjust.query_gate_low = gate_low;
+    adjust.key_gate = sums.high;
+    adjust.key_gate_low = sums.low;
+    return adjust;
   }
 };
 
@@ -88,7 +119,10 @@ void few_tokens_attention(const Problem<T>& problem, FewTokensScratch<T>& scratc
     bind_short_rows(problem.key, problem.key_history, batch, key_head, keys, head.key);
     head.value = rows_of(problem.value.head(batch, key_head), 0, keys);
     head.diagonal = visibility.diagonal(0, 0, keys);
+    head.band_start = visibility.band_start(0, 0);
+    scratch.gates.bind(problem, h, 1);
     for (Index g = 0; g < group; ++g) {
+      head.adjust = scratch.adjustment(problem, batch, key_head * group + g, g);
       bind_short_rows(problem.query, problem.query_history, batch, key_head * group + g, queries, head.query);
       head.prepares_keys = g == 0;
       kernels.short_head(head);
@@ -113,7 +147,7 @@ struct FewTokensBackwardScratch {
   T* log_normalizer = nullptr;
   simd::ShortHeadBackward<T> head;
 
-  static Index shift_terms(const BackwardProblem<T>&) { return 1; }  // of a key head
+  static Index parameter_terms(const BackwardProblem<T>&) { return 1; }  // of a key head
 
   static FewTokensBackwardScratch lay_out(Arena& arena, const BackwardProblem<T>& problem) {
     const Problem<T>& p = problem.forward;
@@ -142,7 +176,7 @@ struct FewTokensBackwardScratch {
 
 template <class T>
 void few_tokens_attention_backward(const BackwardProblem<T>& problem, FewTokensBackwardScratch<T>& scratch,
-                                   double* shift_terms, Index first_head, Index heads) {
+                                   double* parameter_terms, Index first_head, Index heads) {
   const Problem<T>& p = problem.forward;
   const auto& kernels = simd::backward_kernels<T>();
   const Visibility visibility = p.visibility();
@@ -170,8 +204,8 @@ void few_tokens_attention_backward(const BackwardProblem<T>& problem, FewTokensB
     head.diagonal = visibility.diagonal(0, 0, keys);
     head.key_target = target(problem.gradients.key.head(batch, key_head));
     head.value_target = target(problem.gradients.value.head(batch, key_head));
-    shift_terms[h] = 0;
-    head.slope_sum = problem.gradients.shift != nullptr ? shift_terms + h : nullptr;
+    parameter_terms[h] = 0;
+    head.slope_sum = problem.gradients.shift != nullptr ? parameter_terms + h : nullptr;
     for (Index g = 0; g < group; ++g) {
       const Index query_head = key_head * group + g;
       bind_short_rows(p.query, p.query_history, batch, query_head, queries, head.query);

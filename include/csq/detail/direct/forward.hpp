@@ -38,9 +38,8 @@ struct DirectScratch {
     result.packers = Packers<T>::lay_out(arena, problem, result.heads);
     result.keys = {arena, {result.heads, result.key_blocks}, key_size};
     result.values = {arena, {result.heads, result.key_blocks}, value_size};
-    result.threads = take_each<DirectThreadScratch<T>>(arena, problem.threads, [&] {
-      return DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
-    });
+    result.threads = take_each<DirectThreadScratch<T>>(arena, problem.threads,
+                                                       [&] { return DirectThreadScratch<T>::lay_out(arena, problem); });
     return result;
   }
 };

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "csq/detail/base/blocks.hpp"
+#include "csq/detail/block/adjustment.hpp"
 #include "csq/detail/block/kernel_weight.hpp"
 #include "csq/detail/block/pack.hpp"
 
@@ -20,8 +21,10 @@ struct DirectThreadScratch {
   T* numerator = nullptr;
   T* normalizer = nullptr;
   T* maximum = nullptr;
+  T *gate = nullptr, *gate_low = nullptr;  // where there are gates: their sums at the queries
 
-  static DirectThreadScratch lay_out(Arena& arena, Index key_dim, Index value_dim) {
+  static DirectThreadScratch lay_out(Arena& arena, const Problem<T>& problem) {
+    const Index key_dim = problem.key_dim(), value_dim = problem.value_dim();
     constexpr Index size = simd::block_tokens<T>;
     DirectThreadScratch scratch;
     scratch.rows = arena.template take<T>(RowPacker<T>::scratch_group(key_dim));
@@ -32,6 +35,10 @@ struct DirectThreadScratch {
     scratch.numerator = arena.template take<T>(size * simd::padded_columns<T>(value_dim));
     scratch.normalizer = arena.template take<T>(size);
     scratch.maximum = arena.template take<T>(size);
+    if (problem.has_gates()) {
+      scratch.gate = arena.template take<T>(size);
+      scratch.gate_low = arena.template take<T>(size);
+    }
     return scratch;
   }
 
@@ -53,12 +60,12 @@ struct PackedKeyBlock {
   Index count = 0;
 };
 
-// Adds the visible part of a block of keys to a block of queries that starts at first_query. `next` is likely to be
-// served after it.
+// Adds the visible part of a block of keys to a block of queries that starts at first_query, its gates copied. `next`
+// is likely to be served after it.
 template <class T>
 void add_pairs(const Problem<T>& problem, const simd::KernelWeight& weight, const DirectThreadScratch<T>& scratch,
-               const T* query, Index queries, Index first_query, const PackedKeyBlock<T>& keys,
-               const PackedKeyBlock<T>& next = {}) {
+               const RowPacker<T>& packer, const T* query, Index queries, Index first_query,
+               const PackedKeyBlock<T>& keys, const PackedKeyBlock<T>& next = {}) {
   simd::DirectBlock<T> block;
   block.query = query;
   block.key = keys.key;
@@ -68,7 +75,9 @@ void add_pairs(const Problem<T>& problem, const simd::KernelWeight& weight, cons
   block.dim = problem.key_dim();
   block.value_stride = simd::padded_columns<T>(problem.value_dim());
   block.diagonal = problem.visibility().diagonal(first_query, keys.first, keys.count);
+  block.band_start = problem.visibility().band_start(first_query, keys.first);
   block.weight = weight;
+  block.adjust = adjustment_of(problem, packer, first_query, keys.first, scratch.gate, scratch.gate_low);
   block.weights = scratch.weights;
   block.scale = scratch.scale;
   block.numerator = scratch.numerator;

@@ -43,6 +43,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
   using Base::batch;
   using Base::clear_gradients;
   using Base::clear_pulled_back;
+  using Base::find_query_scales;
   using Base::for_each_slice;
   using Base::group_;
   using Base::heads_;
@@ -59,6 +60,8 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
   using Base::queries_in;
   using Base::query_block;
   using Base::query_gradient;
+  using Base::scale_keys;
+  using Base::scale_queries;
   using Base::scratch_;
   using Base::size;
   using Base::sum_of_slices;
@@ -115,7 +118,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
         clear_pulled_back(own(thread));
         for (Index slice = 0; slice < scratch_.slices; ++slice)
           pull_back_queries(h, slice, g, first + slot, slot, thread, own(thread));
-        add_query_gradient(h, g, first + slot, own(thread));
+        add_query_gradient(h, g, first + slot, slot, own(thread));
       });
     });
     for_each_superblock(scratch_.chunks, false, [&](Index first, Index last) {
@@ -126,7 +129,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
         clear_pulled_back(own(thread));
         for (Index slice = 0; slice < scratch_.slices; ++slice)
           pull_back_keys(h, slice, first + slot, slot, thread, own(thread));
-        add_key_gradient(h, first + slot, own(thread));
+        add_key_gradient(h, first + slot, slot, own(thread));
       });
     });
   }
@@ -139,6 +142,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
         for (Index chunk = first; chunk < last; ++chunk) {
           const Index slot = chunk - first;
           cancelled_.square_sums(h, slice)[chunk] = summary(h, slice).square_sum();
+          if (p_.has_gates()) scratch_.count_sums(h, slice)[chunk] = summary(h, slice).count_sum();
           for (Index g = 0; g < group_ && chunk > 0; ++g) {
             clear_pulled_back(partial(h, slice, g, slot));
             if (queries_in(h, chunk).count > 0)
@@ -154,7 +158,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
           if (chunk > 0) {
             const PulledBack<T> read = sum_of_slices(h, g, slot);
             cancelled_.take_out(h, g, chunk, query_block(h, g, slot), &read);
-            add_query_gradient(h, g, chunk, read);
+            add_query_gradient(h, g, chunk, slot, read);
           }
           add_pairs(h, g, chunk, query_block(h, g, slot), chunk, key_block(h, slot), thread);
         }
@@ -164,6 +168,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
       pack_keys_of(first, last);
       pack_queries_of(first, last);
       cancelled_.take_out(first, last);
+      scale_queries_of(first, last);
       for_each_slice([&](Index h, Index slice, int thread) {
         for (Index chunk = last - 1; chunk >= first; --chunk) {
           const Index slot = chunk - first;
@@ -177,7 +182,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
       parallel_for(heads_ * (last - first), p_.threads, [&](Index task, int) {
         const Index h = task / (last - first), slot = task % (last - first), chunk = first + slot;
         if (chunk + 1 < scratch_.chunks && keys_in(h, chunk).count > 0)
-          add_key_gradient(h, chunk, sum_of_slices(h, 0, slot));
+          add_key_gradient(h, chunk, slot, sum_of_slices(h, 0, slot));
       });
     });
   }
@@ -189,6 +194,16 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
       if (rows.count > 0)
         pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), rows.first, rows.count,
                        scratch_.threads[thread].sums, scratch_.threads[thread].copy, key_block(h, slot));
+      if (p_.has_gates()) scale_keys(h, first + slot, slot);
+    });
+  }
+  // For absorbing where there are gates, when rows that are not read have been silenced.
+  void scale_queries_of(Index first, Index last) const {
+    if (!p_.has_gates()) return;
+    parallel_for(heads_ * group_ * (last - first), p_.threads, [&](Index task, int) {
+      const Index slot = task % (last - first), head = task / (last - first);
+      if (queries_in(head / group_, first + slot).count > 0)
+        scale_queries(head / group_, head % group_, first + slot, slot);
     });
   }
   void pack_queries_of(Index first, Index last) const {
@@ -196,6 +211,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
       const Index slot = task % (last - first), head = task / (last - first);
       const Index h = head / group_, g = head % group_;
       const Rows rows = queries_in(h, first + slot);
+      if (p_.has_gates() && g == 0) find_query_scales(h, first + slot, slot);
       if (rows.count > 0)
         pack_query_block(problem_, scratch_.packers.query[h * group_ + g], batch(h), key_head(h) * group_ + g,
                          rows.first, rows.count, scratch_.threads[thread].sums, query_block(h, g, slot));
@@ -217,7 +233,18 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
       for (Index row = 0; row < p_.keys(); row += size)
         write_rows_plain<T>(value_gradient(h, row), row, smaller(size, p_.keys() - row), 1,
                             problem_.gradients.value.head(batch(h), key_head(h)));
+      if (problem_.gate_gradient_heads() > 0) write_gate_gradient_of(h);
     });
+  }
+  void write_gate_gradient_of(Index h) const {
+    const Index length = scratch_.packers.key[h].length;
+    double* terms = scratch_.key_terms(h);
+    add_value_terms(p_.value.head(batch(h), key_head(h)), 0, length, value_gradient(h, 0), scratch_.value_stride,
+                    terms);
+    const Heads<T>& gradient = problem_.gradients.log_gate;
+    write_gate_gradient(
+        p_.log_gate.head(batch(h), key_head(h)), terms, length, p_.keys(), [](Index) { return 0.0; },
+        gradient.head(batch(h), key_head(h)));
   }
 
   CancelledRows<T> cancelled_;
@@ -225,9 +252,9 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
 
 template <class T>
 void factored_attention_backward(const BackwardProblem<T>& problem, FactoredBackwardScratch<T>& scratch,
-                                 double* shift_terms, Index first_head, Index heads) {
+                                 double* parameter_terms, Index first_head, Index heads) {
   scratch.packers.bind(problem.forward, first_head, heads);
-  FactoredBackwardRun<T>({problem, scratch, shift_terms, first_head, heads}).run();
+  FactoredBackwardRun<T>({problem, scratch, parameter_terms, first_head, heads}).run();
 }
 
 }  // namespace CSQ_CODE::detail

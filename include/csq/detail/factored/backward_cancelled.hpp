@@ -28,10 +28,13 @@ class CancelledRows : FactoredBackwardHeads<T> {
     const double key_squares = key_squares_of(h, chunk);
     double& gradient_bound = scratch_.gradient_bound(h, g)[chunk];
     gradient_bound = 0;
-    const GradientBound<T> bound(coefficients_, key_squares, keys_read(h, chunk), p_.key_dim());
+    const GradientBound<T> bound(coefficients_, key_squares, keys_left(h, chunk), p_.key_dim());
+    const Index first = queries_in(h, chunk).first;
     for_each_row(h, g, chunk, query, key_squares, [&](Index row, bool allowed, double square, double sum) {
       if (allowed) {
-        if (query.dot[row] != 0) gradient_bound += bound.term(square, sum, static_cast<double>(query.dot[row]));
+        if (query.dot[row] != 0)
+          gradient_bound +=
+              bound.term(square, sum, static_cast<double>(query.dot[row]), row_decay(h, chunk, first + row));
         return;
       }
       scratch_.cancels(h, g)[chunk] = true;
@@ -78,6 +81,7 @@ class CancelledRows : FactoredBackwardHeads<T> {
   using Base::queries_in;
   using Base::query_block;
   using Base::query_gradient;
+  using Base::row_decay;
   using Base::scratch_;
   using Base::size;
   using typename Base::Rows;
@@ -86,6 +90,14 @@ class CancelledRows : FactoredBackwardHeads<T> {
   Index keys_read(Index h, Index chunk) const {
     const Index length = scratch_.packers.key[h].length;
     return p_.causal ? smaller(chunk * scratch_.chunk, length) : length;
+  }
+
+  // The same, or the sum of what gates have left of each.
+  double keys_left(Index h, Index chunk) const {
+    if (!p_.has_gates()) return static_cast<double>(keys_read(h, chunk));
+    double sum = 0;
+    for (Index slice = 0; slice < scratch_.slices; ++slice) sum += scratch_.count_sums(h, slice)[chunk];
+    return sum;
   }
 
   // The gradient of a row's output, and with it everything that comes of the row, becomes 0.
@@ -100,14 +112,15 @@ class CancelledRows : FactoredBackwardHeads<T> {
   void for_each_row(Index h, Index g, Index chunk, const BackwardQueryBlock<T>& query, double key_squares,
                     const Visit& visit) const {
     const Rows rows = queries_in(h, chunk);
-    const CancellationBound<T> bound(coefficients_, key_squares, keys_read(h, chunk));
+    const CancellationBound<T> bound(coefficients_, key_squares, keys_left(h, chunk));
     const Head<const T> normalizer = problem_.normalizer.head(batch(h), key_head(h) * group_ + g);
     T squares[std::size_t{size}];
     simd::kernels<T>().square_norms(query.packed, rows.count, p_.key_dim(), squares);
     for (Index row = 0; row < rows.count; ++row) {
       const T sum = weight_sum(p_, normalizer(rows.first + row, 0));
       const double square = static_cast<double>(squares[row]);
-      visit(row, !(sum > 0) || bound.allows(square, sum, T(0)), square, static_cast<double>(sum));
+      const bool allowed = !(sum > 0) || bound.allows(square, sum, T(0), row_decay(h, chunk, rows.first + row));
+      visit(row, allowed, square, static_cast<double>(sum));
     }
   }
   double key_squares_of(Index h, Index chunk) const {

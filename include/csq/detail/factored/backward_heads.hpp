@@ -10,11 +10,11 @@ template <class T>
 class FactoredBackwardHeads {
  public:
   FactoredBackwardHeads(const BackwardProblem<T>& problem, const FactoredBackwardScratch<T>& scratch,
-                        double* shift_terms, Index first_head, Index heads)
+                        double* parameter_terms, Index first_head, Index heads)
       : problem_(problem),
         p_(problem.forward),
         scratch_(scratch),
-        shift_terms_(shift_terms),
+        parameter_terms_(parameter_terms),
         weight_(kernel_weight(problem.forward.weight)),
         coefficients_(feature_coefficients(problem.forward.weight)),
         first_head_(first_head),
@@ -53,7 +53,7 @@ class FactoredBackwardHeads {
   T* key_gradient(Index h, Index row) const { return scratch_.key_gradient(h) + row * scratch_.key_stride; }
   T* value_gradient(Index h, Index row) const { return scratch_.value_gradient(h) + row * scratch_.value_stride; }
   double& shift_term(Index h, Index g, Index chunk) const {
-    return shift_terms_[((first_head_ + h) * group_ + g) * scratch_.query_chunks + chunk];
+    return parameter_terms_[((first_head_ + h) * group_ + g) * scratch_.query_chunks + chunk];
   }
 
   void clear_gradients(Index h) const {
@@ -61,6 +61,7 @@ class FactoredBackwardHeads {
     std::fill_n(key_gradient(h, 0), scratch_.key_gradient.size(), T(0));
     std::fill_n(value_gradient(h, 0), scratch_.value_gradient.size(), T(0));
     std::fill_n(&shift_term(h, 0, 0), group_ * scratch_.query_chunks, 0.0);
+    if (problem_.gate_gradient_heads() > 0) std::fill_n(scratch_.key_terms(h), scratch_.key_rows, 0.0);
   }
 
   // The pairs of a chunk of queries with a chunk of keys.
@@ -69,13 +70,16 @@ class FactoredBackwardHeads {
     const Rows queries = queries_in(h, query_chunk), keys = keys_in(h, key_chunk);
     if (keys.count == 0) return;
     const BackwardThreadScratch<T>& mine = scratch_.threads[thread];
-    auto pairs = backward_pairs(problem_, weight_, query, queries.first, queries.count, key, keys.first, keys.count);
+    auto pairs = backward_pairs(problem_, weight_, scratch_.packers.query[h * group_ + g], query, queries.first,
+                                queries.count, key, keys.first, keys.count);
     pairs.weights = mine.weights;
     pairs.slopes = mine.slopes;
     pairs.query_gradient = mine.query_gradient;
     pairs.key_gradient = mine.key_gradient;
     pairs.value_gradient = mine.value_gradient;
+    pairs.key_sums = mine.key_sums;
     if (problem_.gradients.shift != nullptr) pairs.slope_sum = &shift_term(h, g, query_chunk);
+    if (mine.key_sums != nullptr) std::fill_n(mine.key_sums, size, T(0));
     std::fill_n(mine.query_gradient, size * scratch_.key_stride, T(0));
     std::fill_n(mine.key_gradient, size * scratch_.key_stride, T(0));
     std::fill_n(mine.value_gradient, size * scratch_.value_stride, T(0));
@@ -84,12 +88,28 @@ class FactoredBackwardHeads {
     add(queries.count * scratch_.key_stride, mine.query_gradient, query_gradient(h, g, queries.first));
     add(keys.count * scratch_.key_stride, mine.key_gradient, key_gradient(h, keys.first));
     add(keys.count * scratch_.value_stride, mine.value_gradient, value_gradient(h, keys.first));
+    for (Index row = 0; row < keys.count && mine.key_sums != nullptr; ++row)
+      scratch_.key_terms(h)[keys.first + row] += static_cast<double>(mine.key_sums[row]);
+  }
+
+  GateSums<T> gate(Index h) const { return scratch_.packers.gates.of(h, 0); }
+  // The last token before a chunk; a summary of all keys before it stands there.
+  Index last_before(Index chunk) const { return smaller(chunk * scratch_.chunk, p_.keys()) - 1; }
+  // What gates leave, at the end of a chunk, of what was there at its start.
+  T kept_by(Index h, Index chunk) const {
+    return p_.has_gates() && chunk > 0 ? static_cast<T>(gate(h).decay(last_before(chunk), last_before(chunk + 1)))
+                                       : T(1);
+  }
+  // What gates leave, at a query, of the summary that its chunk reads.
+  double row_decay(Index h, Index chunk, Index query) const {
+    if (!p_.has_gates() || chunk == 0) return 1;
+    return gate(h).decay(last_before(chunk), query + p_.visibility().offset());
   }
 
   const BackwardProblem<T>& problem_;
   const Problem<T>& p_;
   const FactoredBackwardScratch<T>& scratch_;
-  double* shift_terms_;  // ∂L/∂shift: [all key heads][group][query chunks]
+  double* parameter_terms_;  // ∂L/∂shift: [all key heads][group][query chunks]
   simd::KernelWeight weight_;
   Quadratic coefficients_;
   Index first_head_, heads_, group_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csq/detail/block/backward_thread_scratch.hpp"
+#include "csq/detail/block/gate_gradient.hpp"
 #include "csq/detail/call/scan_plan.hpp"
 #include "csq/detail/direct/block.hpp"
 #include "csq/detail/factored/summary.hpp"
@@ -31,14 +32,20 @@ struct FactoredBackwardScratch {
   Blocks<double, 2> square_sums;     // [heads][slices] [query chunks], Σ|k|² of the keys that a chunk's rows read
   Blocks<double, 2> gradient_bound;  // [heads][group] [query chunks], Σ B_i² of cancellation.hpp
   Blocks<bool, 2> cancels;           // [heads][group] [query chunks]: some rows are served directly
-  Blocks<T, 1> panels;               // [threads] a panel of features, one of the summary, PulledBack
+  // Where there are gates: what they leave between a query and its chunk's start, and between a key and its end; and
+  // the gradients of outputs times the former.
+  Blocks<T, 3> scaled_gradient_rows, scaled_dot;  // [heads][group][superblock]
+  Blocks<T, 2> query_scales, key_scales;          // [heads][superblock] [B]
+  Blocks<double, 2> count_sums;                   // as square_sums, Σ 1 of what gates have left
+  Blocks<double, 1> key_terms;                    // [heads] [key_rows], the gradients of gates, where they are wanted
+  Blocks<T, 1> panels;                            // [threads] a panel of features, one of the summary, PulledBack
   BackwardThreadScratch<T>* threads = nullptr;
   DirectThreadScratch<T>* forward = nullptr;  // [threads], for outputs that are computed again
   KeysOnDemand<T>* forward_keys = nullptr;
 
   Index padded_features() const { return SummarySlice<T>::padded_rows(features); }
   Index lanes_size() const { return key_stride * simd::block_tokens<T>; }
-  Index partial_size() const { return lanes_size() + simd::block_tokens<T> * (1 + value_stride); }
+  Index partial_size() const { return lanes_size() + simd::block_tokens<T> * (2 + value_stride); }
 
   // Of the head's summary s or its gradient, with its normaliser z.
   SummarySlice<T> slice(T* s, T* z, Index index) const {
@@ -53,7 +60,7 @@ struct FactoredBackwardScratch {
   static Index query_chunks_of(const Problem<T>& problem) {
     return block_count(problem.causal ? problem.keys() : problem.queries(), problem.plan.scan.chunk);
   }
-  static Index shift_terms(const BackwardProblem<T>& problem) {  // of a key head
+  static Index parameter_terms(const BackwardProblem<T>& problem) {  // of a key head
     return problem.forward.group() * query_chunks_of(problem.forward);
   }
 
@@ -101,26 +108,37 @@ FactoredBackwardScratch<T> FactoredBackwardScratch<T>::lay_out(Arena& arena, con
   result.value_gradient = {arena, {heads}, checked_product(result.key_rows, result.value_stride, "workspace")};
   result.square_sums = {arena, {heads, result.slices}, result.query_chunks};
   result.gradient_bound = {arena, {heads, group}, result.query_chunks};
+  if (p.has_gates()) {
+    result.scaled_gradient_rows = {arena, {heads, group, result.superblock}, size * result.value_stride};
+    result.scaled_dot = {arena, {heads, group, result.superblock}, size};
+    result.query_scales = {arena, {heads, result.superblock}, size};
+    result.key_scales = {arena, {heads, result.superblock}, size};
+    result.count_sums = {arena, {heads, result.slices}, result.query_chunks};
+  }
+  if (problem.gate_gradient_heads() > 0) result.key_terms = {arena, {heads}, result.key_rows};
   result.cancels = {arena, {heads, group}, result.query_chunks};
   result.panels = {arena, {p.threads}, 2 * simd::panel_features * size + result.partial_size()};
   result.threads = take_each<BackwardThreadScratch<T>>(
-      arena, p.threads, [&] { return BackwardThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
-  result.forward = take_each<DirectThreadScratch<T>>(
-      arena, p.threads, [&] { return DirectThreadScratch<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
+      arena, p.threads, [&] { return BackwardThreadScratch<T>::lay_out(arena, problem); });
+  result.forward =
+      take_each<DirectThreadScratch<T>>(arena, p.threads, [&] { return DirectThreadScratch<T>::lay_out(arena, p); });
   result.forward_keys = take_each<KeysOnDemand<T>>(
       arena, p.threads, [&] { return KeysOnDemand<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
   return result;
 }
 
-// What pulling back one block leaves: lanes of ∂x̃, the shift's share of each token and, for keys, rows of ∂v.
+// What pulling back one block leaves: lanes of ∂x̃, the shift's share of each token and, for keys, the gradient of the
+// normalisers with respect to each, and rows of ∂v.
 template <class T>
 struct PulledBack {
   T* lanes;
   T* shift;
+  T* normalizer;
   T* value_rows;
 
   static PulledBack at(T* memory, Index lanes_size) {
-    return {memory, memory + lanes_size, memory + lanes_size + simd::block_tokens<T>};
+    constexpr Index size = simd::block_tokens<T>;
+    return {memory, memory + lanes_size, memory + lanes_size + size, memory + lanes_size + 2 * size};
   }
 };
 

@@ -22,22 +22,24 @@ namespace CSQ_CODE::detail {
 
 #include "csq/detail/base/precise_begin.inl"
 
-// The bound for the rows of one block, which read `keys` keys with the given Σ|k|² from the summary.
+// The bound for the rows of one block, which read `keys` keys with the given Σ|k|² from the summary; where there are
+// gates, the sums of what they have left of each.
 template <class T>
 struct CancellationBound {
   double per_square = 0, constant = 0;  // of A_i, over the limit: A_i/limit = per_square·|αq_i|² + constant
 
-  CancellationBound(const Quadratic& c, double key_squares, Index keys) {
+  CancellationBound(const Quadratic& c, double key_squares, double keys) {
     per_square = 2 * c.c2 * key_squares / limit();
-    constant = 2 * c.c0 * static_cast<double>(keys) / limit();
+    constant = 2 * c.c0 * keys / limit();
   }
   static double limit() { return std::ldexp(2.0, std::numeric_limits<T>::digits / 2); }
   double of(double query_square) const { return per_square * query_square + constant; }
 
-  // Also where weights have underflowed or overflowed: then no bound says anything.
-  bool allows(double query_square, T normalizer, T least) const {
+  // `decay`: what gates leave of the sums that the row has read. Also where weights have underflowed or overflowed:
+  // then no bound says anything.
+  bool allows(double query_square, T normalizer, T least, double decay = 1) const {
     const double sum = static_cast<double>(normalizer);
-    return (of(query_square) <= sum && normalizer >= least && normalizer <= (std::numeric_limits<T>::max)()) ||
+    return (decay * of(query_square) <= sum && normalizer >= least && normalizer <= (std::numeric_limits<T>::max)()) ||
            is_nan(query_square) || is_nan(per_square);
   }
 };
@@ -54,16 +56,16 @@ struct GradientBound {
   CancellationBound<T> row;
   double per_square, constant, ordinary;
 
-  GradientBound(const Quadratic& c, double key_squares, Index keys, Index dim)
+  GradientBound(const Quadratic& c, double key_squares, double keys, Index dim)
       : row(c, key_squares, keys),
         per_square(8 * c.c2 * c.c2 * key_squares * key_squares),
-        constant(2 * c.c1 * c.c1 * key_squares * static_cast<double>(keys)),
+        constant(2 * c.c1 * c.c1 * key_squares * keys),
         ordinary(2 * static_cast<double>(dim) / CancellationBound<T>::limit()) {}
 
-  // The term of one row.
-  double term(double query_square, double normalizer, double dot) const {
-    const double excess = 1 + row.of(query_square) / (ordinary * normalizer);
-    return excess * (per_square * query_square + constant) * dot * dot;
+  // The term of one row, which holds `decay` of what it has read.
+  double term(double query_square, double normalizer, double dot, double decay = 1) const {
+    const double excess = 1 + decay * row.of(query_square) / (ordinary * normalizer), part = decay * dot;
+    return excess * (per_square * query_square + constant) * part * part;
   }
 
   static bool exceeds(double terms, double gradient_square, Index dim) {

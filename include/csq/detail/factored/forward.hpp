@@ -59,14 +59,17 @@ class FactoredRun : FactoredRows<T> {
   }
 
  private:
+  using Base::absorbed_until;
   using Base::batch;
   using Base::chunk_size;
   using Base::coefficients_;
   using Base::first_head_;
+  using Base::gate;
   using Base::group_;
   using Base::heads_;
   using Base::is_kept;
   using Base::is_read;
+  using Base::kept_by;
   using Base::key_head;
   using Base::keys_in;
   using Base::mark_cancelled;
@@ -117,7 +120,7 @@ class FactoredRun : FactoredRows<T> {
       mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
         scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
-        serve_stored(h, 0, 0, chunk, mine.query, rows, mine);
+        serve_stored(h, g, 0, 0, chunk, mine.query, rows, mine);
       }
       write_checked(h, g, rows, mine, thread,
                     [&](Marks& again) { return mark_out_of_range(rows.real, mine.normalizer, again); });
@@ -126,15 +129,17 @@ class FactoredRun : FactoredRows<T> {
 
   // The pairs of a block of rows at chunk `own` with the stored chunks from `first` on; slot 0 of the store holds chunk
   // `base`.
-  void serve_stored(Index h, Index base, Index first, Index own, const T* query, const Rows& rows,
+  void serve_stored(Index h, Index g, Index base, Index first, Index own, const T* query, const Rows& rows,
                     const DirectThreadScratch<T>& mine) const {
+    const RowPacker<T>& packer = scratch_.packers.query[h * group_ + g];
+    copy_gates(problem_, packer, rows.first, rows.real, mine.gate, mine.gate_low);
     const Index last = smaller(own, scratch_.key_chunks - 1);
     const auto stored = [&](Index chunk) -> PackedKeyBlock<T> {
       return {scratch_.stored_keys(h, chunk - base), scratch_.stored_values(h, chunk - base), chunk * chunk_size(),
               keys_in(h, chunk)};
     };
     for (Index chunk = first; chunk <= last; ++chunk)
-      add_pairs(problem_, weight_, mine, query, rows.real, rows.first, stored(chunk),
+      add_pairs(problem_, weight_, mine, packer, query, rows.real, rows.first, stored(chunk),
                 stored(chunk < last ? chunk + 1 : first));
   }
 
@@ -149,6 +154,7 @@ class FactoredRun : FactoredRows<T> {
         pack_key_chunk(h, chunk, thread, scratch_.stored_keys(h, kept), scratch_.stored_values(h, kept));
       } else {
         pack_key_chunk(h, chunk, thread, scratch_.keys(h, slot), scratch_.values(h, slot));
+        if (problem_.has_gates()) scale_values(h, chunk, slot);
       }
     });
     if (!problem_.causal) return;
@@ -162,6 +168,26 @@ class FactoredRun : FactoredRows<T> {
     });
   }
 
+  // The chunk's values, and its row of ones, times what gates leave of each at the chunk's end.
+  void scale_values(Index h, Index chunk, Index slot) const {
+    const Index count = keys_in(h, chunk), first = chunk * chunk_size(), stride = scratch_.value_stride;
+    T* scales = scratch_.scales(h, slot);
+    std::fill_n(scales, simd::block_tokens<T>, T(0));
+    for (Index key = 0; key < count; ++key) scales[key] = static_cast<T>(gate(h).decay(first + key, first + count - 1));
+    simd::kernels<T>().scale_rows(count, stride, scales, scratch_.values(h, slot), scratch_.scaled_values(h, slot));
+  }
+
+  // What gates have left, at each row of a chunk, of the summary that it reads: onto the rows, and into `decay`.
+  void decay_rows(Index h, Index chunk, const Rows& rows, const DirectThreadScratch<T>& mine, T* decay) const {
+    const Index from = absorbed_until(h, chunk);
+    for (Index row = 0; row < rows.real; ++row) {
+      const Index position = rows.first + row + problem_.visibility().offset();
+      decay[row] = from < 0 ? T(1) : static_cast<T>(gate(h).decay(from, position));
+      mine.normalizer[row] *= decay[row];
+    }
+    simd::kernels<T>().scale_rows(rows.real, scratch_.value_stride, decay, mine.numerator, mine.numerator);
+  }
+
   // Each slice goes through the chunks in order: read what came before, then absorb.
   void scan_superblock(Index first, Index last) const {
     parallel_for(heads_ * scratch_.slices, problem_.threads, [&](Index task, int thread) {
@@ -171,6 +197,7 @@ class FactoredRun : FactoredRows<T> {
         const Index slot = chunk - first;
         if (problem_.causal && is_read(chunk) && rows_in(h, chunk).real > 0) {
           scratch_.square_sums(h, index)[slot] = slice.square_sum();
+          if (problem_.has_gates()) scratch_.count_sums(h, index)[slot] = slice.count_sum();
           for (Index g = 0; g < group_; ++g) {
             T* numerator = scratch_.partial(h, index, g, slot);
             T* normalizer = scratch_.partial_normalizer(h, index, g, slot);
@@ -180,9 +207,13 @@ class FactoredRun : FactoredRows<T> {
                        numerator, normalizer);
           }
         }
-        if (!is_kept(chunk) && keys_in(h, chunk) > 0)
-          slice.absorb(scratch_.keys(h, slot), scratch_.values(h, slot), ones_of(scratch_.keys(h, slot)),
-                       keys_in(h, chunk), scratch_.panels(thread));
+        if (is_kept(chunk) || keys_in(h, chunk) == 0) continue;
+        const T* key = scratch_.keys(h, slot);
+        if (problem_.has_gates())
+          slice.absorb(key, scratch_.scaled_values(h, slot), scratch_.scales(h, slot), keys_in(h, chunk),
+                       scratch_.panels(thread), kept_by(h, chunk));
+        else
+          slice.absorb(key, scratch_.values(h, slot), ones_of(key), keys_in(h, chunk), scratch_.panels(thread));
       }
     });
   }
@@ -195,6 +226,7 @@ class FactoredRun : FactoredRows<T> {
       const Rows rows = rows_in(h, chunk);
       if (!is_read(chunk) || rows.count == 0) return;
       DirectThreadScratch<T> mine = scratch_.threads[thread];
+      T decay[std::size_t{simd::block_tokens<T>}];
       if (rows.real > 0) {
         mine.numerator = scratch_.partial(h, 0, g, slot);
         mine.normalizer = scratch_.partial_normalizer(h, 0, g, slot);
@@ -205,19 +237,26 @@ class FactoredRun : FactoredRows<T> {
           simd::kernels<T>().add(rows.real * scratch_.value_stride, numerator, mine.numerator);
           simd::kernels<T>().add(simd::block_tokens<T>, normalizer, mine.normalizer);
         }
-        if (is_kept(chunk))
-          serve_stored(h, scratch_.plan.first_kept, scratch_.plan.first_kept, chunk, scratch_.queries(h, g, slot), rows,
-                       mine);
-        else
-          add_pairs(problem_, weight_, mine, scratch_.queries(h, g, slot), rows.real, rows.first,
+        if (problem_.has_gates()) decay_rows(h, chunk, rows, mine, decay);
+        if (is_kept(chunk)) {
+          serve_stored(h, g, scratch_.plan.first_kept, scratch_.plan.first_kept, chunk, scratch_.queries(h, g, slot),
+                       rows, mine);
+        } else {
+          const RowPacker<T>& packer = scratch_.packers.query[h * group_ + g];
+          copy_gates(problem_, packer, rows.first, rows.real, mine.gate, mine.gate_low);
+          add_pairs(problem_, weight_, mine, packer, scratch_.queries(h, g, slot), rows.real, rows.first,
                     {scratch_.keys(h, slot), scratch_.values(h, slot), chunk * chunk_size(), keys_in(h, chunk)});
+        }
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
-        double key_squares = 0;
-        for (Index slice = 0; slice < scratch_.slices; ++slice) key_squares += scratch_.square_sums(h, slice)[slot];
-        const Index read =
-            smaller(smaller(chunk, scratch_.plan.first_kept) * chunk_size(), scratch_.packers.key[h].length);
-        return mark_cancelled(scratch_.queries(h, g, slot), rows.real, mine.normalizer, key_squares, read, again);
+        const bool gated = problem_.has_gates();
+        double key_squares = 0, keys = gated ? 0 : static_cast<double>(absorbed_until(h, chunk) + 1);
+        for (Index slice = 0; slice < scratch_.slices; ++slice) {
+          key_squares += scratch_.square_sums(h, slice)[slot];
+          if (gated) keys += scratch_.count_sums(h, slice)[slot];
+        }
+        return mark_cancelled(scratch_.queries(h, g, slot), rows.real, mine.normalizer, key_squares, keys,
+                              gated ? decay : nullptr, again);
       });
     });
   }
@@ -241,7 +280,7 @@ class FactoredRun : FactoredRows<T> {
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
         return mark_cancelled(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
-                              scratch_.packers.key[h].length, again);
+                              static_cast<double>(scratch_.packers.key[h].length), nullptr, again);
       });
     });
   }

@@ -42,6 +42,17 @@ class FactoredHeads {
     return {first, last - first, real};
   }
 
+  // The token that a summary of the keys before a chunk stands at: the last absorbed, −1 for none.
+  Index absorbed_until(Index h, Index chunk) const {
+    return smaller(smaller(chunk, scratch_.plan.first_kept) * chunk_size(), scratch_.packers.key[h].length) - 1;
+  }
+  GateSums<T> gate(Index h) const { return scratch_.packers.gates.of(h, 0); }
+  // What gates leave of that summary at the end of the chunk.
+  T kept_by(Index h, Index chunk) const {
+    const Index before = absorbed_until(h, chunk), after = absorbed_until(h, chunk + 1);
+    return problem_.has_gates() && before >= 0 ? static_cast<T>(gate(h).decay(before, after)) : T(1);
+  }
+
   void write(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& mine) const {
     write_rows(problem_, simd::kernels<T>(), batch(h), key_head(h) * group_ + g, rows.first, rows.count, rows.real,
                mine.numerator, mine.normalizer, mine.maximum);

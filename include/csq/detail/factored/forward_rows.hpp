@@ -46,8 +46,9 @@ class FactoredRows : protected FactoredHeads<T> {
     return any;
   }
 
-  // Features that cancel, of rows that have read `keys` keys with that Σ|k|².
-  bool mark_cancelled(const T* query, Index rows, const T* normalizer, double key_squares, Index keys,
+  // Features that cancel, of rows that have read `keys` keys with that Σ|k|², and hold `decay` of them where it is not
+  // null.
+  bool mark_cancelled(const T* query, Index rows, const T* normalizer, double key_squares, double keys, const T* decay,
                       Marks& again) const {
     if (coefficients_.c2 == 0) return false;
     if (keys == 0) return mark_out_of_range(rows, normalizer, again);
@@ -57,7 +58,8 @@ class FactoredRows : protected FactoredHeads<T> {
     simd::kernels<T>().square_norms(query, rows, problem_.key_dim(), squares);
     bool any = false;
     for (Index row = 0; row < rows; ++row) {
-      again[row] = !bound.allows(static_cast<double>(squares[row]), normalizer[row], least);
+      again[row] = !bound.allows(static_cast<double>(squares[row]), normalizer[row], least,
+                                 decay == nullptr ? 1 : static_cast<double>(decay[row]));
       any = any || again[row];
     }
     return any;

@@ -28,9 +28,12 @@ struct FactoredScratch {
   Blocks<T, 3> queries;             // [heads][group][superblock] packed
   Blocks<T, 4> partial;             // [heads][slices][group][superblock] [partial rows][value stride]
   Blocks<T, 4> partial_normalizer;  // the same, [B]
+  Blocks<T, 2> scaled_values;       // the same as values, times what gates leave at the chunk's end
+  Blocks<T, 2> scales;              // [heads][superblock] [B], that
   Blocks<T, 2> stored_keys;         // [heads][stored] packed
   Blocks<T, 2> stored_values;       // [heads][stored] [chunk][value stride]
   Blocks<double, 2> square_sums;    // [heads][slices] [superblock], Σ|k|² of the keys that a chunk's rows read
+  Blocks<double, 2> count_sums;     // the same, Σ 1 of what gates have left
   Blocks<T, 1> panels;              // [threads]
   DirectThreadScratch<T>* threads = nullptr;
   KeysOnDemand<T>* direct_keys = nullptr;  // [threads], for blocks that are not read after all
@@ -97,13 +100,17 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
     result.partial = {arena, {heads, result.slices, group, result.superblock}, partial_rows * result.value_stride};
     result.partial_normalizer = {arena, {heads, result.slices, group, result.superblock}, size};
     result.square_sums = {arena, {heads, result.slices}, result.superblock};
+    if (problem.has_gates()) {
+      result.scaled_values = {arena, {heads, result.superblock}, values};
+      result.scales = {arena, {heads, result.superblock}, size};
+      result.count_sums = {arena, {heads, result.slices}, result.superblock};
+    }
     result.stored_keys = {arena, {heads, result.stored}, packed};
     result.stored_values = {arena, {heads, result.stored}, values};
   }
   result.panels = {arena, {problem.threads}, simd::panel_features * size};
-  result.threads = take_each<DirectThreadScratch<T>>(arena, problem.threads, [&] {
-    return DirectThreadScratch<T>::lay_out(arena, problem.key_dim(), problem.value_dim());
-  });
+  result.threads = take_each<DirectThreadScratch<T>>(arena, problem.threads,
+                                                     [&] { return DirectThreadScratch<T>::lay_out(arena, problem); });
   result.direct_keys = take_each<KeysOnDemand<T>>(
       arena, problem.threads, [&] { return KeysOnDemand<T>::lay_out(arena, problem.key_dim(), problem.value_dim()); });
   return result;

@@ -60,8 +60,15 @@ struct SummarySlice {
     return sum;
   }
 
-  // S += Φ(X)ᵀ [Y, r] for a packed block: [V, 1] of keys, with the packed row of ones as r.
-  void absorb(const T* packed, const T* values, const T* row_weights, Index tokens, T* panel) const {
+  // Σ_j 1 of the keys absorbed, or of what gates have left of each; 0 where the constant is not a feature of this
+  // slice.
+  double count_sum() const {
+    const bool has_constant = map.constant && last == map.size() && first < last;
+    return has_constant ? static_cast<double>(normalizer[last - first - 1]) : 0;
+  }
+
+  // S ← keep·S + Φ(X)ᵀ [Y, r] for a packed block: [V, 1] of keys, with the packed row of ones as r.
+  void absorb(const T* packed, const T* values, const T* row_weights, Index tokens, T* panel, T keep = 1) const {
     simd::AbsorbBlock<T> block;
     block.packed = packed;
     block.values = values;
@@ -71,6 +78,7 @@ struct SummarySlice {
     block.map = map;
     block.first = first;
     block.last = last;
+    block.keep = keep;
     block.panel = panel;
     block.summary = summary;
     block.normalizer = normalizer;

@@ -28,7 +28,8 @@ double count_visible_pairs(const Problem<T>& problem) {
   double pairs = 0;
   for (Index b = 0; b < problem.query.batch(); ++b)
     for (Index i = 0; i < problem.real_queries(b); ++i)
-      pairs += static_cast<double>(problem.visibility().keys_of(i, problem.visible_keys(b)));
+      pairs += static_cast<double>(larger<Index>(
+          0, problem.visibility().keys_of(i, problem.visible_keys(b)) - problem.visibility().first_key(i)));
   return pairs * static_cast<double>(problem.query.heads());
 }
 
@@ -86,6 +87,7 @@ void sum_bound(const Problem<T>& problem, DirectScratch<T>& scratch, double radi
       block.keys = keys;
       block.dim = problem.key_dim();
       block.diagonal = problem.visibility().diagonal(first, key * size, keys);
+      block.band_start = problem.visibility().band_start(first, key * size);
       block.radius = radius;
       block.scores = mine.weights;
       block.excess = &part.value;

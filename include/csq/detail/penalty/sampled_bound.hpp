@@ -101,12 +101,13 @@ BoundValue sampled_bound_penalty(const Heads<const T>& q, const Heads<const T>& 
       centered_rows(packer, mine.queries, mine.sums);
       clear(mine.query_gradient, packer);
       for (Index i = 0; i < packer.length; ++i) {
-        const Index seen = problem.visibility().keys_of(i, packers.key[h].length);
+        const Index first = problem.visibility().first_key(i);
+        const Index seen = larger<Index>(0, problem.visibility().keys_of(i, packers.key[h].length) - first);
         const T* query = mine.queries + i * stride;
         const double share = static_cast<double>(seen) / (pairs * static_cast<double>(samples));
         for (Index s = 0; s < samples && seen > 0; ++s) {
           const auto draw = static_cast<std::uint64_t>(((h * group + g) * problem.queries() + i) * samples + s);
-          const Index j = static_cast<Index>(random_bits(seed, draw) % static_cast<std::uint64_t>(seen));
+          const Index j = first + static_cast<Index>(random_bits(seed, draw) % static_cast<std::uint64_t>(seen));
           const T* key = mine.keys + j * stride;
           double score = 0;
           for (Index a = 0; a < dim; ++a) score += static_cast<double>(query[a]) * static_cast<double>(key[a]);

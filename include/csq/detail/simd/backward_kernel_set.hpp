@@ -36,7 +36,8 @@ struct DirectBackwardBlock {
   const T* log_normalizer = nullptr;  // [B], in units of ln 2; exponential only
   Index queries = 0, keys = 0;
   Index key_dim = 0, value_dim = 0;
-  Index diagonal = 0;  // query i sees [0, diagonal + i)
+  Index diagonal = 0;             // query i sees [band_start + i, diagonal + i)
+  Index band_start = far_before;  // no window
   KernelWeight weight;
   T* weights = nullptr;         // scratch [B][B]
   T* slopes = nullptr;          // scratch [B][B]
@@ -44,6 +45,9 @@ struct DirectBackwardBlock {
   T* key_gradient = nullptr;    // [B][padded key_dim]
   T* value_gradient = nullptr;  // [B][padded value_dim]
   double* slope_sum = nullptr;  // += Σ slope_ij, the gradient of the shift
+  Adjustment<T> adjust;
+  T* cap_slopes = nullptr;  // scratch [B][B], where there is a cap
+  T* key_sums = nullptr;    // [keys] −= Σ_i w_ij·dot_i, or null
   Upcoming upcoming;
 };
 
@@ -132,7 +136,7 @@ struct ScoreStatistics {
   const T* query = nullptr;  // packed
   const T* key = nullptr;    // packed
   Index queries = 0, keys = 0, dim = 0;
-  Index diagonal = 0;
+  Index diagonal = 0, band_start = far_before;
   double radius = 0;
   T* scores = nullptr;  // scratch [B][B]
   double* excess = nullptr;
@@ -143,6 +147,8 @@ struct ScoreStatistics {
 template <class T>
 struct BackwardKernelSet {
   void (*scale_gradient)(const ScaleGradient<T>& block);
+  // packed[r][t] *= factor[t] for rows of [B] tokens; factors up to a whole cache line.
+  void (*scale_tokens)(Index rows, Index tokens, const T* factor, T* packed);
   void (*direct)(const DirectBackwardBlock<T>& block);
   void (*short_head)(const ShortHeadBackward<T>& head);
   void (*pull_back)(const PullBackBlock<T>& block);

@@ -109,8 +109,9 @@ struct FeatureCoefficients {
   T constant = 1;
 };
 
-// summary[f] += Σ_t φ_f(x_t) y_t and normalizer[f] += Σ_t φ_f(x_t) r_t, for features in [first, last). r_t is 1 forward
-// (the packed row of ones) and the normaliser's gradient backward; zero past the tokens.
+// summary[f] ← keep·summary[f] + Σ_t φ_f(x_t) y_t and normalizer[f] ← keep·normalizer[f] + Σ_t φ_f(x_t) r_t, for
+// features in [first, last). r_t is 1 forward (the packed row of ones) and the normaliser's gradient backward; zero
+// past the tokens.
 template <class T>
 struct AbsorbBlock {
   const T* packed = nullptr;
@@ -120,6 +121,7 @@ struct AbsorbBlock {
   Index value_stride = 0;
   FeatureMap map;
   Index first = 0, last = 0;
+  T keep = 1;               // what gates have left of what was absorbed
   T* panel = nullptr;       // scratch [panel_features][B]
   T* summary = nullptr;     // [features][value_stride], row 0 is feature `first`
   T* normalizer = nullptr;  // [features], element 0 is feature `first`
@@ -160,9 +162,24 @@ struct KernelWeight {
   double floor = 0;
 };
 
+// What options make of the scores of a block of queries and a block of keys, and of gated weights: kernel/adjust.inl.
+template <class T>
+struct Adjustment {
+  // Sums of log gates, in units of ln 2 and as high + low: up to each query's position, and to each key. Null: no
+  // gates.
+  const T *query_gate = nullptr, *query_gate_low = nullptr;
+  const T *key_gate = nullptr, *key_gate_low = nullptr;
+  const T* bias = nullptr;  // of the first query and the first key; null: none
+  Index bias_query_stride = 0, bias_key_stride = 0;
+  double soft_cap = 0;  // 0: none
+
+  bool has_gates() const { return query_gate != nullptr; }
+  bool any() const { return query_gate != nullptr || bias != nullptr || soft_cap != 0; }
+};
+
 // One block of queries against one block of keys, added to the queries' running sums:
-// numerator[i] += Σ_j w(s_ij) values[j], normalizer[i] += Σ_j w(s_ij), over the visible keys j < i + diagonal, j <
-// keys. For the exponential both are relative to maximum[i], which rises when it must.
+// numerator[i] += Σ_j w(s_ij) values[j], normalizer[i] += Σ_j w(s_ij), over the visible keys, i + band_start ≤
+// j < i + diagonal, j < keys. For the exponential both are relative to maximum[i], which rises when it must.
 template <class T>
 struct DirectBlock {
   const T* query = nullptr;  // packed
@@ -170,13 +187,15 @@ struct DirectBlock {
   const T* values = nullptr;
   Index queries = 0, keys = 0, dim = 0;
   Index value_stride = 0;
-  Index diagonal = 0;  // query 0 sees keys [0, diagonal), query i sees [0, diagonal + i)
+  Index diagonal = 0;             // query i sees keys [band_start + i, diagonal + i)
+  Index band_start = far_before;  // no window
   KernelWeight weight;
   T* weights = nullptr;  // scratch [B][B]
   T* scale = nullptr;    // scratch [B]
   T* numerator = nullptr;
   T* normalizer = nullptr;
   T* maximum = nullptr;  // exponential only
+  Adjustment<T> adjust;
   Upcoming upcoming;
 };
 
@@ -196,6 +215,7 @@ struct OneQueryBlock {
   T* numerator = nullptr;  // [value_dim]
   T* normalizer = nullptr;
   T* maximum = nullptr;
+  Adjustment<T> adjust;  // arrays of keys up to whole vectors
 };
 
 // Rows of one short head, in the caller's memory, and how they are centred.
@@ -218,8 +238,10 @@ struct ShortHead {
   ShortRows<T> query, key;
   Source<T> value;
   bool prepares_keys = true;  // false: keys and values hold what the query head before has left
-  Index diagonal = 0;         // query i sees keys [0, diagonal + i)
+  Index diagonal = 0;         // query i sees keys [band_start + i, diagonal + i)
+  Index band_start = far_before;
   KernelWeight weight;
+  Adjustment<T> adjust;  // of the first query and key
   // Scratch, and what is left in it.
   double* sums = nullptr;   // [padded dim]
   T* queries = nullptr;     // [queries][padded dim]
@@ -255,6 +277,8 @@ struct KernelSet {
   void (*divide)(const DivideRows<T>& rows);
   void (*square_norms)(const T* packed, Index tokens, Index dim, T* norms);  // norms[t] = Σ_a x_ta², [B]
   void (*add)(Index count, const T* from, T* to);                            // to += from, whole cache lines
+  // to[r] = from[r]·factor[r], rows of whole cache lines.
+  void (*scale_rows)(Index rows, Index stride, const T* factor, const T* from, T* to);
 };
 
 }  // namespace CSQ_CODE::detail::simd

@@ -10,16 +10,16 @@ constexpr int maximum_slack = 8;
 // The maximum starts at lowest_score, a number: a score of −∞ is then below it and weighs nothing, whether or not
 // others were seen before, and no difference is −∞ − (−∞).
 template <class T, bool Masked, class Weight>
-bool relative_weights(const DirectBlock<T>& block, Index lane, Index keys) {
+bool relative_weights(const DirectBlock<T>& block, Index lane, Index first, Index keys) {
   constexpr Index stride = block_tokens<T>;
-  const Mask<T> mask(lane, block.diagonal);
+  const Mask<T> mask(lane, block.band_start, block.diagonal);
   Integers<T> sees;
   T* column = block.weights + lane;
 
   Vector<T> highest[4];
   for (auto& value : highest) broadcast<T>(lowest_score<T>, value);
   const Vector<T> never = highest[0];
-  for (Index key = 0; key < keys;) {
+  for (Index key = first; key < keys;) {
     const bool four = key + 4 <= keys;
     CSQ_UNROLL
     for (int k = 0; k < 4; ++k) {
@@ -52,7 +52,7 @@ bool relative_weights(const DirectBlock<T>& block, Index lane, Index keys) {
 
   const Weight evaluate(block.weight, maximum);
   Vector<T> sum = {};
-  for (Index key = 0; key < keys; ++key) {
+  for (Index key = first; key < keys; ++key) {
     Vector<T> weight;
     load<T>(column + key * stride, weight);
     evaluate.value(weight);
@@ -71,13 +71,13 @@ bool relative_weights(const DirectBlock<T>& block, Index lane, Index keys) {
 }
 
 template <class T, bool Masked, class Weight>
-void absolute_weights(const DirectBlock<T>& block, Index lane, Index keys) {
+void absolute_weights(const DirectBlock<T>& block, Index lane, Index first, Index keys) {
   constexpr Index stride = block_tokens<T>;
   const Weight evaluate(block.weight, Vector<T>{});
-  const Mask<T> mask(lane, block.diagonal);
+  const Mask<T> mask(lane, block.band_start, block.diagonal);
   T* column = block.weights + lane;
   Vector<T> sum = {};
-  for (Index key = 0; key < keys; ++key) {
+  for (Index key = first; key < keys; ++key) {
     Vector<T> weight;
     load<T>(column + key * stride, weight);
     evaluate.value(weight);
@@ -98,23 +98,40 @@ void absolute_weights(const DirectBlock<T>& block, Index lane, Index keys) {
 template <class T, bool Masked>
 struct WeightsOfLanes {
   const DirectBlock<T>& block;
-  Index lane, keys;
+  Index lane, first, keys;  // of the keys [first, keys)
 
   template <class Weight>
   CSQ_INLINE bool run() const {
     if constexpr (Weight::is_gradient_only) {
       return false;
     } else if constexpr (Weight::is_relative) {
-      return relative_weights<T, Masked, Weight>(block, lane, keys);
+      return relative_weights<T, Masked, Weight>(block, lane, first, keys);
     } else {
-      absolute_weights<T, Masked || Weight::is_rare, Weight>(block, lane, keys);
+      absolute_weights<T, Masked || Weight::is_rare, Weight>(block, lane, first, keys);
       return false;
     }
   }
 };
 template <class T, bool Masked>
-CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane, Index keys) {
-  return visit_weight<T>(block.weight.kind, WeightsOfLanes<T, Masked>{block, lane, keys});
+CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane, Index first, Index keys) {
+  return visit_weight<T>(block.weight.kind, WeightsOfLanes<T, Masked>{block, lane, first, keys});
+}
+
+// The weights of one column of lanes whose scores or weights are adjusted.
+template <class T>
+__attribute__((noinline)) bool adjusted_weights_of_lanes(const DirectBlock<T>& block, const VisiblePairs& pairs,
+                                                         Index lane, Index first, Index keys) {
+  const bool exponential = block.weight.kind == WeightKind::exponential;
+  if (exponential) adjust_scores<T>(block.adjust, pairs, lane, first, keys, block.weights, nullptr);
+  Vector<T> total, sum = {}, ignored = {};
+  load<T>(block.normalizer + lane, total);
+  const bool scaled = pairs.all() ? weights_of_lanes<T, false>(block, lane, first, keys)
+                                  : weights_of_lanes<T, true>(block, lane, first, keys);
+  if (exponential || !block.adjust.has_gates()) return scaled;
+  decay_weights<T>(block.adjust, pairs, lane, first, keys, block.weights, nullptr, sum, ignored);
+  total += sum;
+  store<T>(block.normalizer + lane, total);
+  return false;
 }
 
 template <class T>
@@ -131,20 +148,22 @@ template <class T>
 void direct(const DirectBlock<T>& block) {
   constexpr Index stride = block_tokens<T>;
   const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
-  const VisiblePairs pairs{block.queries, block.keys, block.diagonal};
+  const VisiblePairs pairs{block.queries, block.keys, block.band_start, block.diagonal};
   bool scaled = false;
   Upcoming upcoming = block.upcoming;
   // A few lanes at a time: their scores stay in the first-level cache until they are weights.
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const Index lane = done * lanes<T>;
-    const Index keys = pairs.keys_of_lanes(lane, width * lanes<T>);
-    product<T, true>(keys, width, block.dim, block.key, block.query + lane, stride, block.weights + lane, stride, false,
-                     upcoming);
+    const Index first = pairs.first_key_of_lanes(lane), keys = pairs.keys_of_lanes(lane, width * lanes<T>);
+    product<T, true>(keys - first, width, block.dim, block.key + first, block.query + lane, stride,
+                     block.weights + first * stride + lane, stride, false, upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
       const Index column = lane + v * lanes<T>;
-      const bool any = pairs.all() ? weights_of_lanes<T, false>(block, column, keys)
-                                   : weights_of_lanes<T, true>(block, column, keys);
+      const bool any = block.adjust.any()
+                           ? adjusted_weights_of_lanes<T>(block, pairs, column, first, keys)
+                       : pairs.all() ? weights_of_lanes<T, false>(block, column, first, keys)
+                                   : weights_of_lanes<T, true>(block, column, first, keys);
       scaled = scaled || any;
     }
     done += width;

@@ -97,17 +97,17 @@ void scale_gradient(const ScaleGradient<T>& block) {
 // Scores and r·v of one column of lanes → weights and slopes, over the first `keys`: the others no lane sees, and they
 // stay unwritten. Zero where invisible.
 template <class T, bool Masked, class Weight>
-void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index keys) {
+void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index first, Index keys) {
   constexpr Index stride = block_tokens<T>;
   Vector<T> origin = {};
   if constexpr (Weight::is_relative) load<T>(block.log_normalizer + lane, origin);
   const Weight evaluate(block.weight, origin);
-  const Mask<T> mask(lane, block.diagonal);
+  const Mask<T> mask(lane, block.band_start, block.diagonal);
   T* weights = block.weights + lane;
   T* slopes = block.slopes + lane;
   Vector<T> dot, sum = {};
   load<T>(block.dot + lane, dot);
-  for (Index key = 0; key < keys; ++key) {
+  for (Index key = first; key < keys; ++key) {
     Vector<T> weight, slope, gradient;
     load<T>(weights + key * stride, weight);
     load<T>(slopes + key * stride, gradient);
@@ -130,17 +130,52 @@ void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index key
 template <class T, bool Masked>
 struct BackwardWeightsOfLanes {
   const DirectBackwardBlock<T>& block;
-  Index lane, keys;
+  Index lane, first, keys;
 
   template <class Weight>
   CSQ_INLINE bool run() const {
-    backward_weights<T, Masked || Weight::is_rare, Weight>(block, lane, keys);
+    backward_weights<T, Masked || Weight::is_rare, Weight>(block, lane, first, keys);
     return false;
   }
 };
 template <class T, bool Masked>
-CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane, Index keys) {
-  visit_weight<T>(block.weight.kind, BackwardWeightsOfLanes<T, Masked>{block, lane, keys});
+CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane, Index first, Index keys) {
+  visit_weight<T>(block.weight.kind, BackwardWeightsOfLanes<T, Masked>{block, lane, first, keys});
+}
+
+// Weights and slopes of one column of lanes whose scores or weights are adjusted.
+template <class T>
+__attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBackwardBlock<T>& block,
+                                                                  const VisiblePairs& pairs, Index lane, Index first,
+                                                                  Index keys) {
+  constexpr Index stride = block_tokens<T>;
+  if (block.weight.kind == WeightKind::exponential) {
+    adjust_scores<T>(block.adjust, pairs, lane, first, keys, block.weights, block.cap_slopes);
+    if (pairs.all())
+      backward_weights_of_lanes<T, false>(block, lane, first, keys);
+    else
+      backward_weights_of_lanes<T, true>(block, lane, first, keys);
+    if (block.adjust.soft_cap == 0) return;
+    for (Index key = first; key < keys; ++key) {
+      Vector<T> slope, rate;
+      load<T>(block.slopes + key * stride + lane, slope);
+      load<T>(block.cap_slopes + key * stride + lane, rate);
+      slope = slope == Vector<T>{} ? slope : slope * rate;  // where invisible the rate may be NaN
+      store<T>(block.slopes + key * stride + lane, slope);
+    }
+    return;
+  }
+  DirectBackwardBlock<T> plain = block;
+  plain.slope_sum = nullptr;
+  if (pairs.all())
+    backward_weights_of_lanes<T, false>(plain, lane, first, keys);
+  else
+    backward_weights_of_lanes<T, true>(plain, lane, first, keys);
+  Vector<T> weight_sum = {}, slope_sum = {};
+  decay_weights<T>(block.adjust, pairs, lane, first, keys, block.weights, block.slopes, weight_sum, slope_sum);
+  if (block.slope_sum != nullptr)
+    for (Index i = 0; i < lanes<T> && lane + i < block.queries; ++i)
+      *block.slope_sum += static_cast<double>(slope_sum[i]);
 }
 
 template <class T>
@@ -149,24 +184,27 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
   const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
   const Index key_stride = padded_columns<T>(block.key_dim);
   const Index value_stride = padded_columns<T>(block.value_dim);
-  const VisiblePairs pairs{block.queries, block.keys, block.diagonal};
+  const VisiblePairs pairs{block.queries, block.keys, block.band_start, block.diagonal};
   Upcoming upcoming = block.upcoming;
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const Index lane = done * lanes<T>;
-    const Index keys = pairs.keys_of_lanes(lane, width * lanes<T>);
-    product<T, true>(keys, width, block.key_dim, block.key, block.query + lane, stride, block.weights + lane, stride,
-                     false, upcoming);
-    product<T, true>(keys, width, block.value_dim, block.value, block.gradient + lane, stride, block.slopes + lane,
-                     stride, false, upcoming);
+    const Index first = pairs.first_key_of_lanes(lane), keys = pairs.keys_of_lanes(lane, width * lanes<T>);
+    product<T, true>(keys - first, width, block.key_dim, block.key + first, block.query + lane, stride,
+                     block.weights + first * stride + lane, stride, false, upcoming);
+    product<T, true>(keys - first, width, block.value_dim, block.value + first, block.gradient + lane, stride,
+                     block.slopes + first * stride + lane, stride, false, upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
-      if (pairs.all())
-        backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>, keys);
+      if (block.adjust.any())
+        adjusted_backward_weights_of_lanes<T>(block, pairs, lane + v * lanes<T>, first, keys);
+      else if (pairs.all())
+        backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>, first, keys);
       else
-        backward_weights_of_lanes<T, true>(block, lane + v * lanes<T>, keys);
+        backward_weights_of_lanes<T, true>(block, lane + v * lanes<T>, first, keys);
     }
     done += width;
   }
+  if (block.key_sums != nullptr) add_key_sums<T>(pairs, block.weights, block.dot, block.key_sums);
   clear_rows_past<T>(block.keys, block.queries, block.weights);
   clear_rows_past<T>(block.keys, block.queries, block.slopes);
   clear_lanes_past<T>(block.queries, block.keys, block.slopes);
@@ -186,8 +224,9 @@ void score_statistics(const ScoreStatistics<T>& block) {
   product<T, true>(block.keys, vectors, block.dim, block.key, block.query, stride, block.scores, stride, false,
                    nothing);
   for (Index key = 0; key < block.keys; ++key) {
-    const Index unseen = key + 1 - block.diagonal;
-    for (Index query = unseen > 0 ? unseen : 0; query < block.queries; ++query) {
+    const Index unseen = key + 1 - block.diagonal, last = key + 1 - block.band_start;
+    const Index end = last < block.queries ? last : block.queries;
+    for (Index query = unseen > 0 ? unseen : 0; query < end; ++query) {
       const double score = static_cast<double>(block.scores[key * stride + query]);
       const double size = score < 0 ? -score : score;
       if (size > *block.largest || size != size) *block.largest = size;  // NaN stays

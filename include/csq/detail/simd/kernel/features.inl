@@ -53,6 +53,7 @@ struct AbsorbPanel {
   const T* row_weights;
   T* panel;
   T* normalizer;
+  T keep;
 
   CSQ_INLINE void pair(Index feature, const T* left, const T* right, bool) const {
     T* row = panel + (feature - first) * block_tokens<T>;
@@ -66,7 +67,7 @@ struct AbsorbPanel {
       store<T>(row + token, x);
       sum += x * weight;
     }
-    normalizer[feature - first] += sum_of_lanes<T>(sum);
+    add(feature, sum);
   }
   CSQ_INLINE void single(Index feature, const T* only, bool) const {
     T* row = panel + (feature - first) * block_tokens<T>;
@@ -78,7 +79,13 @@ struct AbsorbPanel {
       store<T>(row + token, x);
       sum += x * weight;
     }
-    normalizer[feature - first] += sum_of_lanes<T>(sum);
+    add(feature, sum);
+  }
+
+ private:
+  CSQ_INLINE void add(Index feature, const Vector<T>& sum) const {
+    T& total = normalizer[feature - first];
+    total = total * keep + sum_of_lanes<T>(sum);
   }
 };
 
@@ -95,14 +102,15 @@ void absorb(const AbsorbBlock<T>& block) {
   const bool is_large = is_large_summary<T>(block.last - block.first, block.value_stride);
   for (Index first = block.first; first < block.last; first += absorb_panel) {
     const Index last = first + absorb_panel < block.last ? first + absorb_panel : block.last;
-    const AbsorbPanel<T> panel{first, length, block.row_weights, block.panel, block.normalizer + (first - block.first)};
+    const AbsorbPanel<T> panel{first, length, block.row_weights, block.panel, block.normalizer + (first - block.first),
+                               block.keep};
     for_each_feature(block.map, block.packed, first, last, panel);
     T* summary = block.summary + (first - block.first) * block.value_stride;
     Upcoming upcoming;
     if (is_large) upcoming.add(summary + (last - first) * block.value_stride, absorb_panel * block.value_stride);
     clear_rows_past<T>(last - first, block.tokens, block.panel);
     product<T, false>(last - first, vectors, block.tokens, block.panel, block.values, block.value_stride, summary,
-                      block.value_stride, true, upcoming);
+                      block.value_stride, true, upcoming, block.keep);
   }
 }
 

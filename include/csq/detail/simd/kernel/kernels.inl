@@ -20,6 +20,7 @@ static_assert(absorb_panel <= panel_features && read_panel <= panel_features, "a
 #include "csq/detail/simd/kernel/visible.inl"
 #include "csq/detail/simd/kernel/exponential.inl"
 #include "csq/detail/simd/kernel/weights.inl"
+#include "csq/detail/simd/kernel/adjust.inl"
 #include "csq/detail/simd/kernel/pack.inl"
 #include "csq/detail/simd/kernel/features.inl"
 #include "csq/detail/simd/kernel/direct.inl"
@@ -32,12 +33,12 @@ static_assert(absorb_panel <= panel_features && read_panel <= panel_features, "a
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
     add_rows<T>,  pack<T>,       pack_values<T>, absorb<T>,       read<T>, direct<T>,
-    one_query<T>, short_head<T>, divide<T>,      square_norms<T>, add<T>,
+    one_query<T>, short_head<T>, divide<T>,      square_norms<T>, add<T>, scale_rows<T>,
 };
 
 template <class T>
 inline constexpr BackwardKernelSet<T> backward_kernel_set = {
-    scale_gradient<T>,     direct_backward<T>, short_head_backward<T>, pull_back<T>,        add_transposed<T>,
+    scale_gradient<T>,     scale_tokens<T>, direct_backward<T>, short_head_backward<T>, pull_back<T>,        add_transposed<T>,
     multiply_elu_slope<T>, uncenter<T>,        score_statistics<T>,
 };
 

@@ -62,7 +62,7 @@ CSQ_INLINE void raise_maximum(const OneQueryBlock<T>& block) {
 // Scores → weights, and their sum.
 template <class T, class Weight>
 CSQ_INLINE void weigh(const OneQueryBlock<T>& block, const Weight& evaluate) {
-  const Mask<T> position(0, 0);
+  const Mask<T> position(0, far_before, 0);
   Vector<T> sum = {};
   for (Index key = 0; key < block.keys; key += lanes<T>) {
     Vector<T> weight;
@@ -130,11 +130,15 @@ CSQ_INLINE void add_values(const OneQueryBlock<T>& block, Index column) {
   }
 }
 
-// The scores in block.weights → weights, their sum, and weights·values. Out of line: short.inl calls it too, and twice
+// The scores in block.weights, adjusted, → weights, their sum, and weights·values. Out of line: short.inl calls it too, and twice
 // inline it took a tenth of the quickstart's compilation.
 template <class T>
 __attribute__((noinline)) void weigh_values(const OneQueryBlock<T>& block) {
+  const bool exponential = block.weight.kind == WeightKind::exponential;
+  const T before = *block.normalizer;
   visit_weight<T>(block.weight.kind, WeightsOfOneQuery<T>{block});
+  if (!exponential && block.adjust.has_gates())
+    *block.normalizer = before + decay_row<T>(block.adjust, block.keys, block.weights);
   Index column = 0;
   for (; column + 4 * lanes<T> <= block.value_dim; column += 4 * lanes<T>) add_values<T, 4>(block, column);
   for (; column < block.value_dim; column += lanes<T>) add_values<T, 1>(block, column);
@@ -148,5 +152,7 @@ void one_query(const OneQueryBlock<T>& block) {
     scores_of_keys(block, key, left < lanes<T> ? left : lanes<T>, scores);
     store<T>(block.weights + key, scores);
   }
+  if (block.weight.kind == WeightKind::exponential && block.adjust.any())
+    adjust_row<T>(block.adjust, block.keys, block.weights);
   weigh_values(block);
 }

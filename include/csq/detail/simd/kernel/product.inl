@@ -4,7 +4,7 @@
 // axes is the depth: true, A[depth][row] (scores, read, weights·values); false, A[row][depth] (absorb).
 // Rows·Columns = accumulator_vectors keeps both FMA ports busy: per depth step AVX-512 issues 24 FMAs for 4 loads of B
 // and 6 broadcasts of A (6×64), or 3 and 8 (8×48). Sums start from zero and are added to C once at the end: one
-// rounding against the large total per block, not per product.
+// rounding against the large total per block, not per product. What C held is multiplied by `keep` on the way.
 //
 // On the way a tile brings `upcoming` memory into the second-level cache, a line every four steps of depth: about once
 // and a half the rate at which the direct form needs it. Without, the first tiles of each block wait for the third
@@ -15,7 +15,7 @@
 
 template <class T, int Rows, int Columns, bool DepthMajor>
 CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, Index c_stride, bool accumulate,
-                     Upcoming& upcoming) {
+                     Upcoming& upcoming, T keep = 1) {
   constexpr Index stride = block_tokens<T>;
   const bool fetches = upcoming.at < upcoming.end;
   std::uintptr_t next = fetches ? upcoming.at : reinterpret_cast<std::uintptr_t>(b);
@@ -47,7 +47,7 @@ CSQ_INLINE void tile(Index depth, const T* a, const T* b, Index b_stride, T* c, 
       if (accumulate) {
         Vector<T> old;
         load<T>(target, old);
-        sum[row][column] += old;
+        sum[row][column] += old * keep;
       }
       store<T>(target, sum[row][column]);
     }
@@ -70,35 +70,39 @@ CSQ_INLINE Index next_width(Index vectors) {
   }
 }
 
-// C[rows][columns] (+)= Aᵀ·B for one strip of columns. Rows are rounded up to the tile's, so A and C must be padded.
+// C[rows][columns] (= keep·C) + Aᵀ·B for one strip of columns. Rows are rounded up to the tile's, so A and C must be padded.
 // (A tile of half the height for the last rows gained nothing measurable, and cost a second of compile time.)
 template <class T, int Columns, bool DepthMajor>
 __attribute__((noinline)) void strip(Index rows, Index depth, const T* a, const T* b, Index b_stride, T* c,
-                                     Index c_stride, bool accumulate, Upcoming& upcoming) {
+                                     Index c_stride, bool accumulate, Upcoming& upcoming, T keep = 1) {
   constexpr int height = tile_rows<Columns>;
   constexpr Index a_step = DepthMajor ? 1 : block_tokens<T>;
   for (Index row = 0; row < rows; row += height)
     tile<T, height, Columns, DepthMajor>(depth, a + row * a_step, b, b_stride, c + row * c_stride, c_stride, accumulate,
-                                         upcoming);
+                                         upcoming, keep);
 }
 
 // The same for any number of column vectors.
 template <class T, bool DepthMajor>
 __attribute__((noinline)) void product(Index rows, Index vectors, Index depth, const T* a, const T* b, Index b_stride,
-                                       T* c, Index c_stride, bool accumulate, Upcoming& upcoming) {
+                                       T* c, Index c_stride, bool accumulate, Upcoming& upcoming, T keep = 1) {
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const T* b_strip = b + done * lanes<T>;
     T* c_strip = c + done * lanes<T>;
     if constexpr (widest_tile >= 4) {
       if (width == 4)
-        strip<T, 4, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming);
+        strip<T, 4, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming,
+                            keep);
       if (width == 3)
-        strip<T, 3, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming);
+        strip<T, 3, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming,
+                            keep);
       if (width == 1)
-        strip<T, 1, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming);
+        strip<T, 1, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming,
+                            keep);
     }
-    if (width == 2) strip<T, 2, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming);
+    if (width == 2) strip<T, 2, DepthMajor>(rows, depth, a, b_strip, b_stride, c_strip, c_stride, accumulate, upcoming,
+                                          keep);
     done += width;
   }
 }

@@ -71,9 +71,9 @@ void short_head(const ShortHead<T>& head) {
   center_short<T>(head.query, head.sums, head.queries);
   const Index real = head.query.source.tokens;
   clear_rows<T>(real * value_stride, head.numerator);
-  const VisiblePairs pairs{real, head.key.source.tokens, head.diagonal};
+  const VisiblePairs pairs{real, head.key.source.tokens, head.band_start, head.diagonal};
+  const bool exponential = head.weight.kind == WeightKind::exponential;
   OneQueryBlock<T> block;
-  block.values = head.values;
   block.value_stride = value_stride;
   block.value_dim = whole_vectors<T>(head.value.dim);
   block.weight = head.weight;
@@ -81,19 +81,32 @@ void short_head(const ShortHead<T>& head) {
   for (Index query = 0; query < real; ++query) {
     head.normalizer[query] = 0;
     head.maximum[query] = lowest_score<T>;
-    block.keys = pairs.keys_of(query);
-    if (block.keys == 0) continue;
+    const Index first = pairs.first_key_of(query);
+    block.keys = pairs.keys_of(query) - first;
+    if (block.keys <= 0) continue;
+    block.values = head.values + first * value_stride;
+    block.adjust = head.adjust;
+    if (block.adjust.has_gates()) {
+      block.adjust.query_gate += query;
+      block.adjust.query_gate_low += query;
+      block.adjust.key_gate += first;
+      block.adjust.key_gate_low += first;
+    }
+    if (block.adjust.bias != nullptr)
+      block.adjust.bias += query * block.adjust.bias_query_stride + first * block.adjust.bias_key_stride;
     const T* row = head.queries + query * key_stride;
     // Past the keys: whole vectors of weights are evaluated.
     clear_rows<T>(block.keys, head.weights);
-    T highest = lowest_score<T>;
-    for (Index key = 0; key < block.keys; ++key) {
-      const T score = dot_of_rows<T>(dim, row, head.keys + key * key_stride);
-      highest = score > highest ? score : highest;
-      head.weights[key] = score;
+    for (Index key = 0; key < block.keys; ++key)
+      head.weights[key] = dot_of_rows<T>(dim, row, head.keys + (first + key) * key_stride);
+    if (exponential) {
+      if (block.adjust.any()) adjust_row<T>(block.adjust, block.keys, head.weights);
+      // All keys are here: the maximum need not rise from nothing.
+      T highest = lowest_score<T>;
+      for (Index key = 0; key < block.keys; ++key)
+        highest = head.weights[key] > highest ? head.weights[key] : highest;
+      head.maximum[query] = highest;
     }
-    // All keys are here: the maximum need not rise from nothing.
-    if (head.weight.kind == WeightKind::exponential) head.maximum[query] = highest;
     block.numerator = head.numerator + query * value_stride;
     block.normalizer = head.normalizer + query;
     block.maximum = head.maximum + query;
@@ -176,7 +189,7 @@ void short_head_backward(const ShortHeadBackward<T>& head) {
   scale_short_gradient(head, value_stride, value_dim);
   clear_rows<T>(queries * key_stride, head.query_gradient);
 
-  const VisiblePairs pairs{queries, keys, head.diagonal};
+  const VisiblePairs pairs{queries, keys, far_before, head.diagonal};
   DirectBackwardBlock<T> block;
   block.dot = head.dot;
   block.log_normalizer = head.log_normalizer;
@@ -199,9 +212,9 @@ void short_head_backward(const ShortHeadBackward<T>& head) {
   for (Index lane = 0; lane < queries; lane += lanes<T>) {
     const Index seen = pairs.keys_of_lanes(lane, lanes<T>);
     if (pairs.all())
-      backward_weights_of_lanes<T, false>(block, lane, seen);
+      backward_weights_of_lanes<T, false>(block, lane, 0, seen);
     else
-      backward_weights_of_lanes<T, true>(block, lane, seen);
+      backward_weights_of_lanes<T, true>(block, lane, 0, seen);
   }
   for (Index key = 0; key < keys; ++key)
     for (Index query = pairs.first_query_of(key); query < queries; ++query) {

@@ -4,42 +4,66 @@
 // So weights that no lane of a group sees are never written: rows of queries and keys that are there read none of them,
 // and what the padding rows of a tile read goes to padding rows of C.
 
-// The keys that a column of lanes sees: key j is visible to lane i when j < i + diagonal.
+// The keys that a column of lanes sees: key j is visible to lane i when i + start ≤ j < i + diagonal.
 template <class T>
 struct Mask {
   using Number = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
-  Integers<T> visible;  // keys visible to each lane
+  Integers<T> first, visible;  // of each lane: the first key that it sees, and the first behind
 
-  CSQ_INLINE Mask(Index first_lane, Index diagonal) {
+  CSQ_INLINE Mask(Index first_lane, Index start, Index diagonal) {
+    count_up(first_lane + start, first);
+    count_up(first_lane + diagonal, visible);
+  }
+  CSQ_INLINE void sees(Index key, Integers<T>& result) const {
+    result = (visible > static_cast<Number>(key)) & (first <= static_cast<Number>(key));
+  }
+
+ private:
+  CSQ_INLINE static void count_up(Index from, Integers<T>& result) {
     alignas(64) Number numbers[lanes<T>];
     constexpr Index most = 2 * block_tokens<T>;  // more keys than a block has, and no overflow of 32 bits
-    const Index start = first_lane + diagonal < most ? first_lane + diagonal : most;
+    const Index start = from < -most ? -most : from < most ? from : most;
     for (Index lane = 0; lane < lanes<T>; ++lane) numbers[lane] = static_cast<Number>(start + lane);
-    __builtin_memcpy(&visible, numbers, sizeof visible);
+    __builtin_memcpy(&result, numbers, sizeof result);
   }
-  CSQ_INLINE void sees(Index key, Integers<T>& result) const { result = visible > static_cast<Number>(key); }
 };
 
-// Query i sees the keys [0, diagonal + i), at most `keys`.
+// Query i sees the keys [start + i, diagonal + i), within [0, keys).
 struct VisiblePairs {
-  Index queries, keys, diagonal;
+  Index queries, keys, start, diagonal;
 
-  CSQ_INLINE bool all() const { return diagonal >= keys; }
-  CSQ_INLINE Index keys_of(Index query) const {
-    const Index count = query + diagonal;
-    return count < 0 ? 0 : count < keys ? count : keys;
-  }
-  // Keys that at least one query of these lanes sees.
+  CSQ_INLINE bool all() const { return diagonal >= keys && start + queries <= 1; }
+  CSQ_INLINE Index first_key_of(Index query) const { return within(query + start, keys); }
+  CSQ_INLINE Index keys_of(Index query) const { return within(query + diagonal, keys); }
+  // Keys that at least one query of these lanes sees: before the second, and not before the first rounded down to where
+  // tiles of every height start.
   CSQ_INLINE Index keys_of_lanes(Index first, Index count) const {
     return keys_of((first + count < queries ? first + count : queries) - 1);
   }
-  CSQ_INLINE Index first_query_of(Index key) const {
-    const Index query = key + 1 - diagonal;
-    return query < 0 ? 0 : query < queries ? query : queries;
+  CSQ_INLINE Index first_key_of_lanes(Index first) const {
+    return first_key_of(first) / slice_features * slice_features;
+  }
+  // The queries [first, end) that see a key.
+  CSQ_INLINE Index first_query_of(Index key) const { return within(key + 1 - diagonal, queries); }
+  CSQ_INLINE Index queries_of(Index key) const { return within(key + 1 - start, queries); }
+
+  // The same of rows that are queries, or keys.
+  template <bool OfQueries>
+  CSQ_INLINE Index begin_of(Index row) const {
+    return OfQueries ? first_key_of(row) : first_query_of(row);
+  }
+  template <bool OfQueries>
+  CSQ_INLINE Index end_of(Index row) const {
+    return OfQueries ? keys_of(row) : queries_of(row);
+  }
+
+ private:
+  CSQ_INLINE static Index within(Index position, Index size) {
+    return position < 0 ? 0 : position < size ? position : size;
   }
 };
 
-// One strip of C += Aᵀ·B where the mask cuts through tiles: full tiles over the depth that all their rows share, then
+// One strip of C += Aᵀ·B where the band cuts through tiles: full tiles over the depth that all their rows share, then
 // each row by itself over the rest. DepthMajor: rows of C are queries and the depth is keys; else the other way round.
 template <class T, int Columns, bool DepthMajor>
 void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_stride, T* c, Index c_stride,
@@ -50,17 +74,21 @@ void visible_strip(const VisiblePairs& pairs, const T* a, const T* b, Index b_st
   const Index rows = DepthMajor ? pairs.queries : pairs.keys;
   for (Index first = 0; first < rows; first += height) {
     const Index last = first + height < rows ? first + height : rows;
-    // The shared depth: keys that the first query sees; queries that see the last key.
-    const Index from = DepthMajor ? 0 : pairs.first_query_of(last - 1);
-    const Index to = DepthMajor ? pairs.keys_of(first) : pairs.queries;
+    // Both ends of a row's depth rise from row to row.
+    Index from = pairs.begin_of<DepthMajor>(last - 1), to = pairs.end_of<DepthMajor>(first);
+    if (from >= to) from = to = pairs.end_of<DepthMajor>(last - 1);  // none is shared
     strip<T, Columns, DepthMajor>(height, to - from, a + first * row_step + from * depth_step, b + from * b_stride,
                                   b_stride, c + first * c_stride, c_stride, true, upcoming);
     for (Index row = first; row < last; ++row) {
-      const Index begin = DepthMajor ? to : pairs.first_query_of(row);
-      const Index end = DepthMajor ? pairs.keys_of(row) : from;
-      if (begin < end)
-        tile<T, 1, Columns, DepthMajor>(end - begin, a + row * row_step + begin * depth_step, b + begin * b_stride,
-                                        b_stride, c + row * c_stride, c_stride, true, upcoming);
+      const Index end = pairs.end_of<DepthMajor>(row);
+      Index begin = pairs.begin_of<DepthMajor>(row), stop = from < end ? from : end;
+      for (int side = 0; side < 2; ++side) {
+        if (begin < stop)
+          tile<T, 1, Columns, DepthMajor>(stop - begin, a + row * row_step + begin * depth_step, b + begin * b_stride,
+                                          b_stride, c + row * c_stride, c_stride, true, upcoming);
+        begin = to;
+        stop = end;
+      }
     }
   }
 }

@@ -1,0 +1,93 @@
+// Gates: sums of logs, from which every decay comes as a difference.
+//
+//   L_j = Σ_{t ≤ j} ℓ_t,   the decay of key j seen from position p: exp(L_p − L_j)
+//
+// Kept in units of ln 2 as high + low, two numbers of T: a difference of two of them is right to a rounding of itself,
+// whatever the sums are (ten thousand resets make them 1e8). ℓ below −10⁴, −∞ too, counts as −10⁴, whose exponential
+// is 0; a positive one as NaN, which no later sum forgets; gates from the key length on as 0. ℓ_0 decays nothing.
+// Cost O(m) a head, memory two numbers a token.
+#pragma once
+
+#include "csq/detail/base/blocks.hpp"
+#include "csq/detail/base/parallel.hpp"
+#include "csq/detail/call/problem.hpp"
+#include "csq/detail/simd/kernel_set.hpp"
+
+namespace CSQ_CODE::detail {
+
+#include "csq/detail/base/precise_begin.inl"
+
+inline constexpr double lowest_log_gate = -1e4;
+
+// The sums of one gate head.
+template <class T>
+struct GateSums {
+  const T* high = nullptr;  // null: no gates
+  const T* low = nullptr;
+
+  // Of a token, in units of ln 2.
+  double at(Index token) const { return static_cast<double>(high[token]) + static_cast<double>(low[token]); }
+  // What a token's decay leaves until another that is not before it.
+  double decay(Index from, Index to) const {
+    const double sum = (static_cast<double>(high[to]) - static_cast<double>(high[from])) +
+                       (static_cast<double>(low[to]) - static_cast<double>(low[from]));
+    return std::exp2(sum);
+  }
+};
+
+// Those of the key heads in flight.
+template <class T>
+struct Gates {
+  Index per_key_head = 0;  // gate heads: 0 without gates, 1, or one for each query head
+  Blocks<T, 2> high, low;  // [heads][per_key_head] [keys, and more than a vector behind them]
+
+  static Gates lay_out(Arena& arena, const Problem<T>& problem, Index heads) {
+    Gates gates;
+    if (!problem.has_gates()) return gates;
+    gates.per_key_head = problem.gates_of_key_head();
+    const Index size = padded_size(problem.keys());
+    gates.high = {arena, {heads, gates.per_key_head}, size};
+    gates.low = {arena, {heads, gates.per_key_head}, size};
+    return gates;
+  }
+
+  GateSums<T> of(Index h, Index g) const {
+    if (per_key_head == 0) return {};
+    const Index head = per_key_head == 1 ? 0 : g;
+    return {high(h, head), low(h, head)};
+  }
+
+  void bind(const Problem<T>& problem, Index first, Index heads) const {
+    parallel_for(heads * per_key_head, problem.threads, [&](Index task, int) {
+      const Index h = task / per_key_head, g = task % per_key_head;
+      const Index batch = (first + h) / problem.key.heads(), key_head = (first + h) % problem.key.heads();
+      sum(problem.log_gate.head(batch, key_head * per_key_head + g), problem.visible_keys(batch), high(h, g),
+          low(h, g));
+    });
+  }
+
+ private:
+  static Index padded_size(Index keys) { return simd::padded_columns<T>(keys) + simd::padded_columns<T>(1); }
+  static void sum(const Head<const T>& gate, Index length, T* high, T* low) {
+    constexpr double log2_e = 1.442695040888963407359924681001892137;
+    // A sum of two doubles that are exact together (Knuth 1969): for T double one would not be enough.
+    double total = 0, rest = 0;
+    for (Index t = 0; t < padded_size(gate.tokens); ++t) {
+      if (t > 0 && t < length) {
+        double value = static_cast<double>(gate(t, 0));
+        if (value < lowest_log_gate) value = lowest_log_gate;
+        if (value > 0) value = std::numeric_limits<double>::quiet_NaN();
+        value *= log2_e;
+        const double sum = total + value, back = sum - total;
+        rest += (total - (sum - back)) + (value - back);
+        total = sum;
+      }
+      high[t] = static_cast<T>(total);
+      low[t] = static_cast<T>((total - static_cast<double>(high[t])) + rest);
+    }
+  }
+};
+
+#include "csq/detail/base/precise_end.inl"
+
+}  // namespace CSQ_CODE::detail

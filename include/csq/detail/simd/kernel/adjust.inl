@@ -1,0 +1,273 @@
+// What options make of scores before they are weighed (softmax: cap, gates, bias), and of weights after (the others:
+// gates). Passes of their own over scores in the first-level cache, so that calls without them run the code that they
+// always ran.
+//
+//   exponential   s → c·tanh(s/c) + (L_p − L_j) + bias      in units of ln 2
+//   the others    w → w·2^(L_p − L_j)
+//
+// Differences of sums, never ratios of products: no gate overflows. A sum is high + low, so that the difference of two
+// close ones is exact although the sums themselves may be large.
+
+// c·tanh(s/c), and its slope. tanh is (1 − e^−2x)/(1 + e^−2x); where that would cancel, the series at x/8 and three
+// doublings, tanh 2y = 2t/(1 + t²): right to a few roundings of itself, so that a large cap is none.
+template <class T>
+CSQ_INLINE void cap_score(double soft_cap, Vector<T>& score, Vector<T>& slope) {
+  const T limit = static_cast<T>(soft_cap * 1.442695040888963407359924681001892137);
+  const T rate = static_cast<T>(0.693147180559945309417232121458176568 / soft_cap);
+  constexpr T small = static_cast<T>(0.5), to_exponent = static_cast<T>(-2 * 1.442695040888963407359924681001892137);
+  Vector<T> one, x = (score < Vector<T>{} ? -score : score) * rate;
+  broadcast<T>(1, one);
+  const Vector<T> y = x * static_cast<T>(0.125), square = y * y;
+  Vector<T> series = square * static_cast<T>(21844.0 / 6081075) - static_cast<T>(1382.0 / 155925);
+  series = series * square + static_cast<T>(62.0 / 2835);
+  series = series * square - static_cast<T>(17.0 / 315);
+  series = series * square + static_cast<T>(2.0 / 15);
+  series = series * square - static_cast<T>(1.0 / 3);
+  Vector<T> near = y + y * square * series;
+  CSQ_UNROLL
+  for (int doubling = 0; doubling < 3; ++doubling) near = (near + near) / (one + near * near);
+  Vector<T> e = x * to_exponent;
+  exp2_in_place(e);
+  const Vector<T> size = x < small ? near : (one - e) / (one + e);
+  slope = one - size * size;
+  const Vector<T> capped = size * limit;
+  score = score < Vector<T>{} ? -capped : capped;
+}
+
+// A pair of bias −∞ is hidden, whatever its score.
+template <class T>
+CSQ_INLINE void add_bias(const T* bias, Vector<T>& score) {
+  Vector<T> added, hidden;
+  load<T>(bias, added);
+  broadcast<T>(-static_cast<T>(__builtin_inf()), hidden);
+  score = added == hidden ? hidden : score + added * static_cast<T>(1.442695040888963407359924681001892137);
+}
+
+// L_p − L_R and L_R − L_j of a block, R a key between: where the sums of a block lie close together, or every query
+// behind every key, a pair's difference is the sum of two numbers made once. 60 units of ln 2: their roundings are
+// 4e-6 at most in float, and no power of two overflows.
+template <class T>
+struct GateParts {
+  Vector<T> high, low;          // of the queries in the lanes
+  const T *key_high, *key_low;  // of the keys
+  Index middle = 0;             // R
+  bool are_close = false;
+
+  CSQ_INLINE GateParts(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane)
+      : high{}, low{}, key_high(adjust.key_gate), key_low(adjust.key_gate_low) {
+    load<T>(adjust.query_gate + lane, high);
+    load<T>(adjust.query_gate_low + lane, low);
+    // Sums fall from token to token. NaN is never close.
+    const T first_query = adjust.query_gate[0], last_query = adjust.query_gate[pairs.queries - 1];
+    const T first_key = key_high[0], last_key = key_high[pairs.keys - 1];
+    are_close = (first_query > first_key ? first_query : first_key) - (last_query < last_key ? last_query : last_key) < 60;
+    middle = pairs.all() ? pairs.keys - 1 : pairs.keys / 2;
+  }
+  CSQ_INLINE void from_queries(Vector<T>& difference) const {
+    difference = (high - key_high[middle]) + (low - key_low[middle]);
+  }
+  CSQ_INLINE T to_key(Index key) const { return (key_high[middle] - key_high[key]) + (key_low[middle] - key_low[key]); }
+  // Of a pair, right to a rounding of itself whatever the sums are.
+  CSQ_INLINE void difference(Index key, Vector<T>& result) const {
+    result = (high - key_high[key]) + (low - key_low[key]);
+  }
+};
+
+// Cap, or bias, of the scores of one column of lanes of queries; `slopes`, where it is not null, takes the cap's.
+template <class T>
+__attribute__((noinline)) void cap_or_bias(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
+                                            Index first, Index keys, T* scores, T* slopes, bool capped) {
+  constexpr Index stride = block_tokens<T>;
+  const Index count = pairs.queries - lane < lanes<T> ? pairs.queries - lane : lanes<T>;
+  for (Index key = first; key < keys; ++key) {
+    Vector<T> score, slope;
+    load<T>(scores + key * stride + lane, score);
+    if (capped) {
+      cap_score<T>(adjust.soft_cap, score, slope);
+      if (slopes != nullptr) store<T>(slopes + key * stride + lane, slope);
+    } else {
+      alignas(64) T bias[lanes<T>] = {};
+      const T* from = adjust.bias + lane * adjust.bias_query_stride + key * adjust.bias_key_stride;
+      for (Index i = 0; i < count; ++i) bias[i] = from[i * adjust.bias_query_stride];
+      add_bias<T>(bias, score);
+    }
+    store<T>(scores + key * stride + lane, score);
+  }
+}
+// The scores of one column of lanes of queries.
+template <class T>
+__attribute__((noinline)) void adjust_scores(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
+                                             Index first, Index keys, T* scores, T* slopes) {
+  constexpr Index stride = block_tokens<T>;
+  if (adjust.soft_cap != 0) cap_or_bias<T>(adjust, pairs, lane, first, keys, scores, slopes, true);
+  if (adjust.has_gates()) {
+    const GateParts<T> gate(adjust, pairs, lane);
+    Vector<T> from_queries;
+    gate.from_queries(from_queries);
+    for (Index key = first; key < keys; ++key) {
+      Vector<T> score, difference;
+      load<T>(scores + key * stride + lane, score);
+      if (gate.are_close)
+        difference = from_queries + gate.to_key(key);
+      else
+        gate.difference(key, difference);
+      score += difference;
+      store<T>(scores + key * stride + lane, score);
+    }
+  }
+  if (adjust.bias != nullptr) cap_or_bias<T>(adjust, pairs, lane, first, keys, scores, slopes, false);
+}
+
+// 2^difference, to the last bit where nothing is forgotten. NaN stays.
+template <class T>
+CSQ_INLINE void exact_power(Vector<T>& difference) {
+  const Integers<T> none = difference == Vector<T>{};
+  exp2_in_place(difference);
+  Vector<T> one;
+  broadcast<T>(1, one);
+  difference = none ? one : difference;
+}
+// 2^(L_p − L_j), 1 where a pair is not visible and the difference may be anything.
+template <class T>
+CSQ_INLINE void decay_of(Vector<T>& difference) {
+  difference = difference > Vector<T>{} ? Vector<T>{} : difference;
+  exact_power<T>(difference);
+}
+
+// Weights, and slopes where they are not null, of one column of lanes. Adds the sums of both to weight_sum and
+// slope_sum.
+template <class T>
+__attribute__((noinline)) void decay_weights(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
+                                             Index first, Index keys, T* weights, T* slopes, Vector<T>& weight_sum,
+                                             Vector<T>& slope_sum) {
+  constexpr Index stride = block_tokens<T>;
+  const Mask<T> mask(lane, pairs.start, pairs.diagonal);
+  const GateParts<T> gate(adjust, pairs, lane);
+  // Two factors for each pair: neither is above 1 where every query is behind every key, nor far from it where the sums
+  // are close.
+  const bool by_factors = gate.are_close || pairs.all();
+  alignas(64) T of_key[block_tokens<T>];
+  Vector<T> of_queries = {};
+  if (by_factors) {
+    gate.from_queries(of_queries);
+    exact_power<T>(of_queries);
+    for (Index key = 0; key < keys; key += lanes<T>) {  // up to whole vectors, as the sums are there
+      Vector<T> high, low;
+      load<T>(gate.key_high + key, high);
+      load<T>(gate.key_low + key, low);
+      high = (gate.key_high[gate.middle] - high) + (gate.key_low[gate.middle] - low);
+      exact_power<T>(high);
+      store<T>(of_key + key, high);
+    }
+  }
+  for (Index key = first; key < keys; ++key) {
+    Vector<T> decay, value;
+    Integers<T> sees;
+    if (by_factors) {
+      decay = of_queries * of_key[key];
+    } else {
+      gate.difference(key, decay);
+      decay_of<T>(decay);
+    }
+    mask.sees(key, sees);
+    load<T>(weights + key * stride + lane, value);
+    value = sees ? value * decay : Vector<T>{};
+    store<T>(weights + key * stride + lane, value);
+    weight_sum += value;
+    if (slopes == nullptr) continue;
+    load<T>(slopes + key * stride + lane, value);
+    value = sees ? value * decay : Vector<T>{};
+    store<T>(slopes + key * stride + lane, value);
+    slope_sum += value;
+  }
+}
+
+// The same for one query, keys in lanes, up to whole vectors.
+template <class T>
+__attribute__((noinline)) void adjust_row(const Adjustment<T>& adjust, Index keys, T* scores) {
+  for (Index key = 0; key < keys; key += lanes<T>) {
+    Vector<T> score, slope;
+    load<T>(scores + key, score);
+    if (adjust.soft_cap != 0) cap_score<T>(adjust.soft_cap, score, slope);
+    if (adjust.has_gates()) {
+      Vector<T> high, low;
+      load<T>(adjust.key_gate + key, high);
+      load<T>(adjust.key_gate_low + key, low);
+      score += (*adjust.query_gate - high) + (*adjust.query_gate_low - low);
+    }
+    if (adjust.bias != nullptr) {
+      alignas(64) T bias[lanes<T>] = {};
+      const Index count = keys - key < lanes<T> ? keys - key : lanes<T>;
+      for (Index i = 0; i < count; ++i) bias[i] = adjust.bias[(key + i) * adjust.bias_key_stride];
+      add_bias<T>(bias, score);
+    }
+    store<T>(scores + key, score);
+  }
+}
+template <class T>
+__attribute__((noinline)) T decay_row(const Adjustment<T>& adjust, Index keys, T* weights) {
+  Vector<T> high, low, sum = {};
+  broadcast<T>(*adjust.query_gate, high);
+  broadcast<T>(*adjust.query_gate_low, low);
+  const Mask<T> position(0, far_before, 0);
+  for (Index key = 0; key < keys; key += lanes<T>) {
+    Vector<T> key_high, key_low, decay, weight;
+    load<T>(adjust.key_gate + key, key_high);
+    load<T>(adjust.key_gate_low + key, key_low);
+    decay = (high - key_high) + (low - key_low);
+    decay_of<T>(decay);
+    load<T>(weights + key, weight);
+    const Integers<T> real = position.visible < static_cast<typename Mask<T>::Number>(keys - key);
+    weight = real ? weight * decay : Vector<T>{};
+    store<T>(weights + key, weight);
+    sum += weight;
+  }
+  return sum_of_lanes<T>(sum);
+}
+
+// sums[j] −= Σ_i w_ij·dot_i over visible pairs: the gradient of the normalisers with respect to a key's decay.
+template <class T>
+__attribute__((noinline)) void add_key_sums(const VisiblePairs& pairs, const T* weights, const T* dot, T* sums) {
+  for (Index key = 0; key < pairs.keys; ++key) {
+    const T* row = weights + key * block_tokens<T>;
+    const Index end = pairs.queries_of(key);
+    Index query = pairs.first_query_of(key);
+    T sum = 0;
+    for (; query < end && query % lanes<T> != 0; ++query) sum += row[query] * dot[query];
+    Vector<T> total = {};
+    for (; query + lanes<T> <= end; query += lanes<T>) {
+      Vector<T> x, y;
+      load<T>(row + query, x);
+      load<T>(dot + query, y);
+      total += x * y;
+    }
+    for (; query < end; ++query) sum += row[query] * dot[query];
+    sums[key] -= sum + sum_of_lanes<T>(total);
+  }
+}
+
+// to[r] = from[r]·factor[r]: rows of whole vectors.
+template <class T>
+void scale_rows(Index rows, Index stride, const T* factor, const T* from, T* to) {
+  for (Index row = 0; row < rows; ++row)
+    for (Index column = 0; column < stride; column += lanes<T>) {
+      Vector<T> value;
+      load<T>(from + row * stride + column, value);
+      value *= factor[row];
+      store<T>(to + row * stride + column, value);
+    }
+}
+// to[r][t] ·= factor[t]: packed rows, up to whole vectors of tokens.
+template <class T>
+void scale_tokens(Index rows, Index tokens, const T* factor, T* packed) {
+  for (Index token = 0; token < tokens; token += lanes<T>) {
+    Vector<T> scale;
+    load<T>(factor + token, scale);
+    for (Index row = 0; row < rows; ++row) {
+      Vector<T> value;
+      load<T>(packed + row * block_tokens<T> + token, value);
+      value *= scale;
+      store<T>(packed + row * block_tokens<T> + token, value);
+    }
+  }
+}
