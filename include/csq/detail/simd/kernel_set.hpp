@@ -11,7 +11,7 @@
 
 #include <limits>
 
-#include "csq/detail/base/check.hpp"
+#include "csq/detail/base/arithmetic.hpp"
 #include "csq/detail/base/weight_kind.hpp"
 
 namespace CSQ_CODE::detail::simd {
