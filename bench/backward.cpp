@@ -9,13 +9,19 @@
 namespace {
 
 template <class M>
-void backward(benchmark::State& state, const M& mechanism, csq::Method method) {
-  bench::single_call(state, mechanism, method, bench::Pass::backward);
+void backward(benchmark::State& state, const M& mechanism, csq::Method method, const bench::CallExtras& extras = {}) {
+  bench::single_call(state, mechanism, method, bench::Pass::backward, extras);
 }
+const bench::CallExtras gates{.gated = true}, window{.window = 512};
 
 BENCHMARK_CAPTURE(backward, softmax_direct, csq::Softmax{}, csq::Method::direct)->Apply(bench::add_sizes);
 BENCHMARK_CAPTURE(backward, csq_direct, csq::Csq{}, csq::Method::direct)->Apply(bench::add_sizes);
 BENCHMARK_CAPTURE(backward, csq_factored, csq::Csq{}, csq::Method::factored)->Apply(bench::add_sizes);
+BENCHMARK_CAPTURE(backward, softmax_gated, csq::Softmax{}, csq::Method::direct, gates)->Apply(bench::add_causal_sizes);
+BENCHMARK_CAPTURE(backward, softmax_window_512, csq::Softmax{}, csq::Method::direct, window)
+    ->Apply(bench::add_causal_sizes);
+BENCHMARK_CAPTURE(backward, csq_factored_gated, csq::Csq{}, csq::Method::factored, gates)
+    ->Apply(bench::add_causal_sizes);
 
 }  // namespace
 

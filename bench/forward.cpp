@@ -9,13 +9,19 @@
 namespace {
 
 template <class M>
-void forward(benchmark::State& state, const M& mechanism, csq::Method method) {
-  bench::single_call(state, mechanism, method, bench::Pass::forward);
+void forward(benchmark::State& state, const M& mechanism, csq::Method method, const bench::CallExtras& extras = {}) {
+  bench::single_call(state, mechanism, method, bench::Pass::forward, extras);
 }
+const bench::CallExtras gates{.gated = true}, window{.window = 512};
 
 BENCHMARK_CAPTURE(forward, softmax_direct, csq::Softmax{}, csq::Method::direct)->Apply(bench::add_sizes);
 BENCHMARK_CAPTURE(forward, csq_direct, csq::Csq{}, csq::Method::direct)->Apply(bench::add_sizes);
 BENCHMARK_CAPTURE(forward, csq_factored, csq::Csq{}, csq::Method::factored)->Apply(bench::add_sizes);
+BENCHMARK_CAPTURE(forward, softmax_gated, csq::Softmax{}, csq::Method::direct, gates)->Apply(bench::add_causal_sizes);
+BENCHMARK_CAPTURE(forward, softmax_window_512, csq::Softmax{}, csq::Method::direct, window)
+    ->Apply(bench::add_causal_sizes);
+BENCHMARK_CAPTURE(forward, csq_factored_gated, csq::Csq{}, csq::Method::factored, gates)
+    ->Apply(bench::add_causal_sizes);
 
 }  // namespace
 

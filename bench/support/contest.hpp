@@ -43,7 +43,9 @@ struct Row {
   Index key_dim = 0, value_dim = 0;
   Index heads = 0, kv_heads = 0;
   bool causal = false;
-  bool backward = false;  // forward and backward, instead of forward
+  bool backward = false;       // forward and backward, instead of forward
+  bool softmax_gated = false;  // with gates of the key heads
+  bool csq_gated = false;
 
   Index group() const { return heads / kv_heads; }
   csq::Shape shape(Index tokens) const {
@@ -175,15 +177,19 @@ class Contest {
 
   void prepare(Index tokens) {
     inputs_->reserve(row_.heads, row_.kv_heads, tokens);
+    if (row_.csq_gated && static_cast<Index>(gates_.size()) < row_.kv_heads * tokens)
+      gates_ = mild_gates(row_.kv_heads, tokens);
     if (row_.backward) inputs_->reserve_output_gradient(row_.heads, tokens);
     for (const Contestant contestant : contestants)
       with_mechanism(contestant, [&](const auto& mechanism) {
-        passes_[contestant].reserve(mechanism, row_.shape(tokens), row_.backward, options(contestant));
+        passes_[contestant].reserve(mechanism, row_.shape(tokens), row_.backward, options(contestant, tokens));
       });
   }
 
-  csq::Options options(Contestant contestant) const {
+  csq::Options options(Contestant contestant, Index tokens) const {
     csq::Options options;
+    if (contestant == softmax ? row_.softmax_gated : row_.csq_gated)
+      options.log_gate = csq::Heads<const float>(gates_.data(), {1, row_.kv_heads, tokens, 1});
     options.causal = row_.causal;
     options.method = contestant == csq_factored ? csq::Method::factored : csq::Method::direct;
     options.threads = threads_;
@@ -195,8 +201,8 @@ class Contest {
     const Operands<float> operands{inputs_->q(row_.heads, tokens), inputs_->k(row_.kv_heads, tokens),
                                    inputs_->v(row_.kv_heads, tokens), inputs_->dout(row_.heads, tokens)};
     with_mechanism(contestant, [&](const auto& mechanism) {
-      passes_[contestant].forward(mechanism, operands, options(contestant));
-      if (row_.backward) passes_[contestant].backward(mechanism, operands, options(contestant));
+      passes_[contestant].forward(mechanism, operands, options(contestant, tokens));
+      if (row_.backward) passes_[contestant].backward(mechanism, operands, options(contestant, tokens));
     });
   }
 
@@ -221,6 +227,7 @@ class Contest {
       compare("dq", factored.dq, direct.dq);
       compare("dk", factored.dk, direct.dk);
       compare("dv", factored.dv, direct.dv);
+      if (row_.csq_gated) compare("dlog_gate", factored.dlog_gate, direct.dlog_gate);
     }
     return largest;
   }
@@ -228,6 +235,7 @@ class Contest {
   Row row_;
   std::shared_ptr<Inputs> inputs_;
   int threads_;
+  std::vector<float> gates_;
   std::array<Passes<float>, 3> passes_;
 };
 

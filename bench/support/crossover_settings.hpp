@@ -21,6 +21,7 @@ struct CrossoverSettings {
   int threads = 0, repeats = 0;
   std::optional<double> budget;
   std::string q, k, v, csv = "crossover.csv", json;
+  std::string gate;  // empty: none; all: softmax and CSQ; csq: CSQ alone, against plain softmax
 
   bool has_own_tensors() const { return !q.empty(); }
 };
@@ -76,6 +77,10 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
                  "those of --k")
       ->type_name("H");
   app.add_flag("--causal", settings.causal, "causal rows only");
+  app.add_option("--gate", settings.gate,
+                 "gates of the key heads: all (softmax too) or csq (against plain softmax); causal rows only")
+      ->type_name("all|csq")
+      ->check(CLI::IsMember({"all", "csq"}));
   app.add_flag("--backward", settings.backward, "times forward and backward together");
   app.add_option("--max-n", settings.max_tokens, "longest sequence that is tried; 32768")->type_name("N");
   list("--sizes", settings.sizes, "sizes that every row measures besides its search; 8192 unless given")
@@ -96,6 +101,7 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
   app.parse(count, words);
   check(settings);
   settings.threads = threads_for("--threads", settings.threads);
+  settings.causal = settings.causal || !settings.gate.empty();
   if (settings.sizes.empty() && !settings.quick && settings.max_tokens >= 8192) settings.sizes = {8192};
   if (!settings.budget) settings.budget = settings.quick ? 30 : settings.backward ? 400 : 180;
   return settings;

@@ -22,11 +22,18 @@ using csq::Index;
 
 enum class Pass { forward, backward };
 
-inline double flops(const csq::Shape& shape, bool factored, Pass pass) {
+inline double flops(const csq::Shape& shape, bool factored, Pass pass, const csq::Options& options = {}) {
   if (pass == Pass::forward)
-    return 2 * (factored ? csq::factored_multiply_adds(shape) : csq::direct_multiply_adds(shape));
-  return 2 * (factored ? csq::factored_backward_multiply_adds(shape) : csq::direct_backward_multiply_adds(shape));
+    return 2 * (factored ? csq::factored_multiply_adds(shape, options) : csq::direct_multiply_adds(shape, options));
+  return 2 * (factored ? csq::factored_backward_multiply_adds(shape, options)
+                       : csq::direct_backward_multiply_adds(shape, options));
 }
+
+// Options beyond those of the shape.
+struct CallExtras {
+  bool gated = false;  // with gates of the key heads, and their gradient
+  Index window = 0;
+};
 
 // dout has no data where only forward is called.
 template <class T>

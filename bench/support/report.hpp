@@ -97,8 +97,15 @@ inline void print_heading(const Results& results) {
 
 // One row: measured crossovers beside the model's.
 inline void print_crossovers(const Results& results) {
-  std::printf("\nCrossover%s: tokens from which CSQ factored is faster (n = m)\n\n",
-              results.backward ? ", forward and backward" : "");
+  const auto any = [&](bool Row::*what) {
+    return std::any_of(results.rows.begin(), results.rows.end(),
+                       [&](const RowResult& result) { return result.row.*what; });
+  };
+  const char* gates = any(&Row::softmax_gated) ? ", all gated"
+                      : any(&Row::csq_gated)   ? ", CSQ gated, softmax plain"
+                                               : "";
+  std::printf("\nCrossover%s%s: tokens from which CSQ factored is faster (n = m)\n\n",
+              results.backward ? ", forward and backward" : "", gates);
   std::printf(
       "                          counting |     than softmax     |   than CSQ direct    | fraction of FMA peak "
       "there\n");

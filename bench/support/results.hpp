@@ -59,7 +59,7 @@ inline std::string csv_of(const Results& results) {
     file << ',' << name << "_lower_quartile_ms," << name << "_median_ms," << name << "_upper_quartile_ms," << name
          << "_fraction_of_peak";
   file << ",model_crossover,crossover_softmax,crossover_csq_direct,verdict_softmax,verdict_csq_direct,peak_share,"
-          "disturbed\n";
+          "disturbed,softmax_gated,csq_gated\n";
   const double peak = results.machine.peak_all_threads;
   for (const RowResult& result : results.rows) {
     const Row& row = result.row;
@@ -85,7 +85,8 @@ inline std::string csv_of(const Results& results) {
         verdicts += verdict_word(crossover, disturbance);
       }
       file << verdicts << ',' << peak_share(point, results.machine) << ','
-           << name_of(disturbance_of(point, softmax, results.machine)) << '\n';
+           << name_of(disturbance_of(point, softmax, results.machine)) << ',' << int{row.softmax_gated} << ','
+           << int{row.csq_gated} << '\n';
     }
   }
   return file.str();
@@ -131,10 +132,9 @@ inline std::string json_of(const Results& results) {
   root["rows"] = Json::array();
   for (const RowResult& result : results.rows) {
     const Row& row = result.row;
-    Json entry = {{"head_dim", row.key_dim},
-                  {"value_dim", row.value_dim},
-                  {"causal", row.causal},
-                  {"heads", row.heads},
+    Json entry = {{"head_dim", row.key_dim},    {"value_dim", row.value_dim},
+                  {"causal", row.causal},       {"softmax_gated", row.softmax_gated},
+                  {"csq_gated", row.csq_gated}, {"heads", row.heads},
                   {"kv_heads", row.kv_heads}};
     if (result.search) {
       entry["model_crossover"] = row.model();

@@ -117,13 +117,18 @@ inline std::vector<Task> make_tasks(const CrossoverSettings& settings) {
     if (value_dims.empty()) value_dims = {dim};
     for (const Index value_dim : value_dims) {
       const auto add = [&](bool causal, Index key_heads) {
-        tasks.push_back(
-            {{dim, value_dim, heads, key_heads, causal, settings.backward}, inputs(dim, value_dim), settings.sizes});
+        tasks.push_back({{dim, value_dim, heads, key_heads, causal, settings.backward, false, false},
+                         inputs(dim, value_dim),
+                         settings.sizes});
       };
       if (!settings.causal) add(false, kv_heads);
       add(true, kv_heads);
       if (!settings.kv_heads && heads % 8 == 0) add(true, heads / 8);
     }
+  }
+  for (Task& task : tasks) {
+    task.row.csq_gated = task.row.causal && !settings.gate.empty();
+    task.row.softmax_gated = task.row.causal && settings.gate == "all";
   }
   std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
     return std::pair(a.row.key_dim, a.row.value_dim) < std::pair(b.row.key_dim, b.row.value_dim);
@@ -136,7 +141,7 @@ inline std::vector<Task> make_tasks(const CrossoverSettings& settings) {
     there = there || task.row.is_critics();
   }
   if (!there) {
-    const Row row{critic_dim, critic_dim, heads, heads, false, settings.backward};
+    const Row row{critic_dim, critic_dim, heads, heads, false, settings.backward, false, false};
     tasks.push_back({row, inputs(critic_dim, critic_dim), {critic_tokens}, false});
   }
   return tasks;

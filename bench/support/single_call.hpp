@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include "fma_peak.hpp"
 #include "inputs.hpp"
@@ -19,12 +20,15 @@ namespace bench {
 inline double fma_peak = 0;
 
 template <class M>
-void single_call(benchmark::State& state, const M& mechanism, csq::Method method, Pass pass) {
+void single_call(benchmark::State& state, const M& mechanism, csq::Method method, Pass pass,
+                 const CallExtras& extras = {}) {
   const Index n = state.range(2), d = state.range(1);
   const bool causal = state.range(0) != 0, backward = pass == Pass::backward;
   const csq::Shape shape{
       .queries = n, .keys = n, .key_dim = d, .value_dim = d, .heads = 1, .kv_heads = 1, .causal = causal};
-  const csq::Options options{.causal = causal, .method = method, .threads = 1};
+  csq::Options options{.causal = causal, .window = extras.window, .method = method, .threads = 1};
+  const std::vector<float> gates = extras.gated ? mild_gates(1, n) : std::vector<float>();
+  if (extras.gated) options.log_gate = csq::Heads<const float>(gates.data(), {1, 1, n, 1});
   Inputs inputs(d);
   inputs.reserve(1, 1, n);
   if (backward) inputs.reserve_output_gradient(1, n);
@@ -44,7 +48,8 @@ void single_call(benchmark::State& state, const M& mechanism, csq::Method method
 
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   const bool factored = method == csq::Method::factored;
-  const double rate = flops(shape, factored, pass) * static_cast<double>(state.iterations()) / elapsed.count();
+  const double rate = flops(shape, factored, pass, {.window = extras.window}) *
+                      static_cast<double>(state.iterations()) / elapsed.count();
   state.counters["GF/s"] = rate / 1e9;
   state.counters["of_peak"] = rate / fma_peak;
   if (factored && !backward && csq::used_method(mechanism, shape, options) == csq::Method::direct)
@@ -54,6 +59,13 @@ void single_call(benchmark::State& state, const M& mechanism, csq::Method method
 inline void add_sizes(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"causal", "d", "n"})
       ->ArgsProduct({{0, 1}, {16, 32, 64, 128}, {1024, 4096}})
+      ->Unit(benchmark::kMillisecond)
+      ->UseRealTime();
+}
+
+inline void add_causal_sizes(benchmark::internal::Benchmark* benchmark) {
+  benchmark->ArgNames({"causal", "d", "n"})
+      ->ArgsProduct({{1}, {16, 32, 64, 128}, {1024, 4096}})
       ->Unit(benchmark::kMillisecond)
       ->UseRealTime();
 }

@@ -41,12 +41,6 @@ inline TimedCall peak_call(int threads) {
   return {"FMA peak", run.flops(), [run] { run(); }, {}};
 }
 
-// Options beyond those of the shape.
-struct CallExtras {
-  bool gated = false;  // with gates of the key heads, and their gradient
-  Index window = 0;
-};
-
 // `method` is direct or factored. Backward runs forward once, untimed.
 template <class M>
 TimedCall timed_call(const std::string& name, const M& mechanism, csq::Method method, Pass pass,
