@@ -1,4 +1,5 @@
 // Scratch: a call with a workspace of its size allocates nothing, and workspace_bytes says how much that is.
+#include <functional>
 #include <stdexcept>
 #include <utility>
 
@@ -153,6 +154,40 @@ TEST_CASE("backward_workspace_bytes is what a backward call takes") {
     }
   };
   for_typical_mechanisms(visit);
+}
+
+TEST_CASE("gates, windows, sinks and caps are counted, forward and backward") {
+  Random random(53);
+  const auto check = [&]<class M>(const M& mechanism, csq::Method method, const std::function<void(Problem&)>& edit) {
+    Problem p = Problem::random_backward(random, {300, 300, 8, 6, 1, 4, 2}, true, csq::Centering::none);
+    edit(p);
+    INFO(p.describe() << ", " << name_of(method));
+    PlacedBackward<float> placed(p);
+    const csq::Shape shape{300, 300, 8, 6, 1, 4, 2, true};
+    csq::Workspace forward, backward;
+    placed.attend(mechanism, {method, 0, 2, &forward});
+    placed.backward(mechanism, {method, 0, 2, &backward});
+    with_options(p, {method, 0, 2}, [&](const csq::Options& plain) {
+      const csq::Options options = placed.complete(plain);
+      CHECK(forward.bytes() == csq::workspace_bytes<float>(mechanism, shape, options));
+      CHECK(backward.bytes() == csq::backward_workspace_bytes<float>(mechanism, shape, options));
+      CHECK(csq::used_method(mechanism, shape, options) == method);
+    });
+  };
+  const auto gated = [](Index heads) {
+    return [=](Problem& p) {
+      p.log_gate = Tensor(1, heads, 300, 1);
+      for (double& gate : p.log_gate.values) gate = -0.25;
+    };
+  };
+  for (const csq::Method method : methods(true)) check(csq::Csq{}, method, gated(2));
+  check(csq::Csq{}, csq::Method::direct, gated(4));
+  check(csq::Softmax{}, csq::Method::direct, gated(2));
+  check(csq::Softmax{}, csq::Method::direct, [](Problem& p) {
+    p.window = 20;
+    p.sink = {0.5, 1, 0, -1};
+    p.soft_cap = 5;
+  });
 }
 
 TEST_CASE("scratch that cannot be counted is an error, not a small number") {

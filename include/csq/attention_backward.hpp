@@ -50,14 +50,16 @@ Method used_backward_method(const Mechanism& mechanism, const Shape& shape, cons
   return detail::resolve_backward_method(detail::workload_of(shape, options), detail::weight_of(mechanism), options);
 }
 
-/// Bytes of scratch that a backward call with these sizes takes, the gradient of the shift included where there is one;
-/// a Workspace that has served one grows no further.
+/// Bytes of scratch that a backward call with these sizes takes, gradients of a shift, gates and sinks included where
+/// there are any; a Workspace that has served one grows no further.
 template <class T = float, class Mechanism>
 std::size_t backward_workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
   detail::BackwardProblem<T> problem;
   problem.forward = detail::problem_of_sizes<T>(mechanism, shape, options);
   double shift = 0;
   if constexpr (ShiftableMechanism<Mechanism>) problem.gradients.shift = &shift;
+  problem.gradients.log_gate.shape = problem.forward.log_gate.shape;
+  if (!options.sink.empty()) problem.gradients.sink = std::span<double>(&shift, 1);
   detail::make_plan(problem, options);
   return detail::scratch_bytes(problem);
 }
