@@ -73,7 +73,7 @@ struct Gradients {
   }
 };
 
-/// What a call may choose. Every field but `scale` has a meaning when it is left out.
+/// What a call may choose; each has a meaning when it is left out.
 struct Options {
   /// An array of the call's scalar type that an option holds: made of Heads, or of a pointer to them; empty means none.
   struct View {
@@ -84,7 +84,10 @@ struct Options {
     CSQ_ALWAYS_INLINE View() = default;
     template <class T>
     CSQ_ALWAYS_INLINE View(const Heads<T>& heads)
-        : data(heads.data), shape(heads.shape), stride(heads.stride), scalar_bytes(sizeof(T)) {}
+        : data(heads.data), shape(heads.shape), stride(heads.stride), scalar_bytes(sizeof(T)) {
+      static_assert(std::is_same_v<std::remove_const_t<T>, float> || std::is_same_v<std::remove_const_t<T>, double>,
+                    "csq: arrays are of float or double: convert others first");
+    }
     template <class T>
     CSQ_ALWAYS_INLINE View(const Heads<T>* heads) {
       if (heads != nullptr) *this = View(*heads);
