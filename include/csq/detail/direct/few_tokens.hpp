@@ -120,9 +120,9 @@ void few_tokens_attention(const Problem<T>& problem, FewTokensScratch<T>& scratc
     head.value = rows_of(problem.value.head(batch, key_head), 0, keys);
     head.diagonal = visibility.diagonal(0, 0, keys);
     head.band_start = visibility.band_start(0, 0);
-    scratch.gates.bind(problem, h, 1);
+    if (problem.has_gates()) scratch.gates.bind(problem, h, 1);
     for (Index g = 0; g < group; ++g) {
-      head.adjust = scratch.adjustment(problem, batch, key_head * group + g, g);
+      if (!problem.is_plain()) head.adjust = scratch.adjustment(problem, batch, key_head * group + g, g);
       bind_short_rows(problem.query, problem.query_history, batch, key_head * group + g, queries, head.query);
       head.prepares_keys = g == 0;
       kernels.short_head(head);

@@ -60,6 +60,19 @@ void center_short(const ShortRows<T>& input, double* sums, T* rows) {
   pack_some<T>(block, nullptr);
 }
 
+// The adjustment of one query of a head, and the keys from `key` on.
+template <class T>
+CSQ_INLINE void move_to_query(const Adjustment<T>& head, Index query, Index key, Adjustment<T>& adjust) {
+  adjust = head;
+  if (adjust.has_gates()) {
+    adjust.query_gate += query;
+    adjust.query_gate_low += query;
+    adjust.key_gate += key;
+    adjust.key_gate_low += key;
+  }
+  if (adjust.bias != nullptr) adjust.bias += query * adjust.bias_query_stride + key * adjust.bias_key_stride;
+}
+
 template <class T>
 void short_head(const ShortHead<T>& head) {
   const Index key_stride = padded_columns<T>(head.query.source.dim), dim = whole_vectors<T>(head.query.source.dim);
@@ -72,7 +85,7 @@ void short_head(const ShortHead<T>& head) {
   const Index real = head.query.source.tokens;
   clear_rows<T>(real * value_stride, head.numerator);
   const VisiblePairs pairs{real, head.key.source.tokens, head.band_start, head.diagonal};
-  const bool exponential = head.weight.kind == WeightKind::exponential;
+  const bool exponential = head.weight.kind == WeightKind::exponential, adjusted = head.adjust.any();
   OneQueryBlock<T> block;
   block.value_stride = value_stride;
   block.value_dim = whole_vectors<T>(head.value.dim);
@@ -85,22 +98,14 @@ void short_head(const ShortHead<T>& head) {
     block.keys = pairs.keys_of(query) - first;
     if (block.keys <= 0) continue;
     block.values = head.values + first * value_stride;
-    block.adjust = head.adjust;
-    if (block.adjust.has_gates()) {
-      block.adjust.query_gate += query;
-      block.adjust.query_gate_low += query;
-      block.adjust.key_gate += first;
-      block.adjust.key_gate_low += first;
-    }
-    if (block.adjust.bias != nullptr)
-      block.adjust.bias += query * block.adjust.bias_query_stride + first * block.adjust.bias_key_stride;
+    if (adjusted) move_to_query(head.adjust, query, first, block.adjust);
     const T* row = head.queries + query * key_stride;
     // Past the keys: whole vectors of weights are evaluated.
     clear_rows<T>(block.keys, head.weights);
     for (Index key = 0; key < block.keys; ++key)
       head.weights[key] = dot_of_rows<T>(dim, row, head.keys + (first + key) * key_stride);
     if (exponential) {
-      if (block.adjust.any()) adjust_row<T>(block.adjust, block.keys, head.weights);
+      if (adjusted) adjust_row<T>(block.adjust, block.keys, head.weights);
       // All keys are here: the maximum need not rise from nothing.
       T highest = lowest_score<T>;
       for (Index key = 0; key < block.keys; ++key)
