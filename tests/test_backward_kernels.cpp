@@ -441,8 +441,8 @@ TEST_CASE("score_statistics") {
         KernelMemory<T> scores(size * size, T(nan), shift);
         const double radius = 1.0009765625;  // between the multiples of 2⁻²⁴ that scores may be, or nearly
         double excess = 0.25, beyond = 3, largest = 0.125;
-        kernels.score_statistics({query.data(), key.data(), queries, keys, dim, diagonal, radius, scores.data(),
-                                  &excess, &beyond, &largest});
+        kernels.score_statistics({query.data(), key.data(), queries, keys, dim, diagonal, csq::detail::far_before,
+                                  radius, scores.data(), &excess, &beyond, &largest});
         Real expected_excess = 0.25, expected_largest = 0.125, magnitude = 0;
         double least_beyond = 3, most_beyond = 3;
         for (Index i = 0; i < queries; ++i)
