@@ -468,3 +468,26 @@ TEST_CASE("score_statistics") {
 }
 
 }  // namespace
+
+TEST_CASE("scale_tokens") {
+  Random random(740);
+  for_each_kernel_set([&]<class T>(const auto&, const BackwardKernelSet<T>& kernels) {
+    constexpr Index size = block_tokens<T>;
+    for (const Index rows : widths)
+      for (const Index tokens : lengths<T>()) {
+        const Index shift = random.integer(0, 3);
+        INFO("rows " << rows << ", tokens " << tokens << ", shift " << shift);
+        KernelMemory<T> packed_rows(rows * size, T(0), shift), factor(size, T(0), shift);
+        packed_rows.fill(random);
+        factor.fill(random);
+        const KernelMemory<T> before = packed_rows;
+        kernels.scale_tokens(rows, tokens, factor.data(), packed_rows.data());
+        bool right = true;
+        for (Index row = 0; row < rows; ++row)
+          for (Index t = 0; t < tokens; ++t)
+            right = right && packed_rows[row * size + t] == before[row * size + t] * factor[t];
+        CHECK(right);
+        CHECK(packed_rows.frame_is_whole());
+      }
+  });
+}

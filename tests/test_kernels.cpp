@@ -378,17 +378,17 @@ Real score(const Rows& q, Index i, const Rows& k, Index j) {
   return sum;
 }
 
-// Σ w v / Σ w and log2 Σ w over the keys [0, seen) of each block, compared with what a kernel summed.
+// Σ w v / Σ w and log2 Σ w over the keys [first, seen) of each block, compared with what a kernel summed.
 template <class T>
 void compare_row(const PlainWeight& weight, const Rows& q, Index i, const std::vector<const Rows*>& keys,
                  const std::vector<const Rows*>& values, const std::vector<Index>& seen, const T* numerator,
-                 T normalizer, T maximum, Worst& worst) {
+                 T normalizer, T maximum, Worst& worst, const std::vector<Index>& first = {0, 0}) {
   const bool exponential = weight.kernel.kind == WeightKind::exponential;
   const Index dim = values[0]->dim;
   Real total = 0;
   std::vector<Real> sums(std::size_t(dim), 0.0L), magnitudes(std::size_t(dim), 0.0L);
   for (std::size_t b = 0; b < keys.size(); ++b)
-    for (Index j = 0; j < seen[b]; ++j) {
+    for (Index j = first[b]; j < seen[b]; ++j) {
       const Real w = weight.of(score(q, i, *keys[b], j));
       total += w;
       for (Index c = 0; c < dim; ++c) {
@@ -415,8 +415,11 @@ TEST_CASE("direct") {
         // All see all; a triangle; a triangle whose first queries see nothing, or some keys more.
         const Index diagonal =
             random.pick<Index>({keys, 1, 1 - random.integer(0, queries - 1), random.integer(1, keys)});
+        // No window; one that begins before the block, or within it.
+        const Index band_start = random.pick<Index>({csq::detail::far_before, random.integer(-queries, keys)});
         INFO(weight.name << ", queries " << queries << ", keys " << keys << ", dim " << dim << ", value dim "
-                         << value_dim << ", diagonal " << diagonal << ", shift " << shift);
+                         << value_dim << ", diagonal " << diagonal << ", band start " << band_start << ", shift "
+                         << shift);
         const Rows q = random_rows_of_scores(random, queries, dim), k1 = random_rows_of_scores(random, keys, dim);
         const Rows k2 = random_rows_of_scores(random, keys, dim);
         const Rows v1 = Rows::random(random, keys, value_dim);
@@ -430,7 +433,7 @@ TEST_CASE("direct") {
         KernelMemory<T> numerator(padded_tokens<T>(queries) * stride, T(0), shift), normalizer(size, T(0), shift);
         KernelMemory<T> maximum(size, csq::detail::simd::lowest_score<T>, shift);
         const std::vector<const Rows*> key_rows{&k1, &k2}, value_rows{&v1, &v2};
-        std::vector<std::vector<Index>> seen(std::size_t(queries), std::vector<Index>(2));
+        std::vector<std::vector<Index>> seen(std::size_t(queries), std::vector<Index>(2)), first = seen;
         for (std::size_t b = 0; b < 2; ++b) {
           const KernelMemory<T> key = packed<T>(*key_rows[b], shift), values = padded<T>(*value_rows[b], shift);
           csq::detail::simd::DirectBlock<T> block;
@@ -442,6 +445,7 @@ TEST_CASE("direct") {
           block.dim = dim;
           block.value_stride = stride;
           block.diagonal = b == 0 ? keys : diagonal;
+          if (b == 1) block.band_start = band_start;
           block.weight = weight.kernel;
           block.weights = weights.data();
           block.scale = scale.data();
@@ -449,12 +453,15 @@ TEST_CASE("direct") {
           block.normalizer = normalizer.data();
           block.maximum = maximum.data();
           kernels.direct(block);
-          for (Index i = 0; i < queries; ++i) seen[std::size_t(i)][b] = std::clamp<Index>(block.diagonal + i, 0, keys);
+          for (Index i = 0; i < queries; ++i) {
+            seen[std::size_t(i)][b] = std::clamp<Index>(block.diagonal + i, 0, keys);
+            first[std::size_t(i)][b] = std::clamp<Index>(block.band_start + i, 0, keys);
+          }
         }
         Worst worst;
         for (Index i = 0; i < queries; ++i)
           compare_row(weight, q, i, key_rows, value_rows, seen[std::size_t(i)], numerator.data() + i * stride,
-                      normalizer[i], maximum[i], worst);
+                      normalizer[i], maximum[i], worst, first[std::size_t(i)]);
         CHECK(worst.units() <= rounding);
         for (const auto* memory : {&weights, &scale, &numerator, &normalizer, &maximum})
           CHECK(memory->frame_is_whole());
@@ -557,3 +564,29 @@ TEST_CASE("add") {
 }
 
 }  // namespace
+
+TEST_CASE("scale_rows") {
+  Random random(640);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (const Index dim : widths)
+      for (const Index tokens : lengths<T>()) {
+        const Index stride = padded_columns<T>(dim), shift = random.integer(0, 3);
+        INFO("dim " << dim << ", tokens " << tokens << ", shift " << shift);
+        KernelMemory<T> from(tokens * stride, T(0), shift), factor(tokens, T(0), shift),
+            to(tokens * stride, T(0), shift);
+        from.fill(random);
+        factor.fill(random);
+        kernels.scale_rows(tokens, stride, factor.data(), from.data(), to.data());
+        bool right = true;
+        for (Index cell = 0; cell < tokens * stride; ++cell)
+          right = right && to[cell] == from[cell] * factor[cell / stride];
+        CHECK(right);
+        kernels.scale_rows(tokens, stride, factor.data(), from.data(), from.data());  // in place
+        right = true;
+        for (Index cell = 0; cell < tokens * stride; ++cell) right = right && to[cell] == from[cell];
+        CHECK(right);
+        CHECK(to.frame_is_whole());
+        CHECK(from.frame_is_whole());
+      }
+  });
+}
