@@ -416,3 +416,69 @@ TEST_CASE("strong gates over 10,000 tokens: the scan is direct attention") {
     CHECK(difference(result.log_gate, expected.log_gate) <= 5 * tolerance);
   });
 }
+
+TEST_CASE("gated rows whose features cancel are served directly too") {
+  Random random(915);
+  Problem p = Problem::random_backward(random, {600, 600, 4, 1}, true, Centering::none);
+  p.scale = 1;
+  const double u[] = {0.5, 0.25, -0.5, 0.75};  // what the keys have in common, and the queries hardly see
+  for (Index i = 0; i < 600; ++i) {
+    double along = 0, size = 0;
+    for (Index a = 0; a < 4; ++a) {
+      along += p.q(0, 0, i, a) * u[a];
+      size += u[a] * u[a];
+    }
+    for (Index a = 0; a < 4; ++a) {
+      p.q(0, 0, i, a) = double(float(p.q(0, 0, i, a) - along / size * u[a]));
+      p.k(0, 0, i, a) = double(float(p.k(0, 0, i, a) + 1e4 * u[a]));
+    }
+  }
+  p.log_gate = random_gates(random, 1, 1, 600, 0.01);
+  const auto check = [&](const auto& mechanism) {
+    for (const Index chunk : {0, 16}) {
+      PlacedBackward<float> direct(p), factored(p);
+      direct.attend(mechanism, {csq::Method::direct});
+      factored.attend(mechanism, {csq::Method::factored, chunk});
+      CHECK(distance(doubles(factored.output.elements()), direct.output.tensor().values) <= 2e-3);
+      CHECK(distance(doubles(factored.statistic.elements()), direct.statistic.tensor().values) <= 2e-3);
+    }
+  };
+  check(csq::Squared{});
+  check(csq::ShiftedQuadratic{1e-3});
+  check(csq::Taylor{});
+}
+
+TEST_CASE("biases, sinks and caps as large as numbers are") {
+  Random random(916);
+  for_float_and_double([&]<class T>() {
+    const double most = double((std::numeric_limits<T>::max)());
+    for (const Index n : {1, 3, 20}) {
+      INFO(n << " queries, " << 8 * sizeof(T) << " bits");
+      Problem p = Problem::random(random, {n, 30, 6, 1});
+      const Outputs<T> plain = attend<T>(csq::Softmax{}, p);
+      for (const double bias : {-most, -most * 0.7, most * 0.9}) {  // of every pair: as if there were none
+        Problem masked = p;
+        masked.bias = Tensor(1, 1, 1, 30);
+        masked.bias.values.assign(30, bias);
+        double mean = 0;
+        for (const double value : p.v.values) mean += value / 30;
+        for (const T output : attend<T>(csq::Softmax{}, masked).output) CHECK(std::abs(double(output) - mean) < 1e-5);
+      }
+      for (const double sink : {1e30, 1e38, 1e300}) {
+        Problem sunk = p;
+        sunk.sink = {sink};
+        sunk.dout = random_tensor(random, 1, 1, n, 1);
+        PlacedBackward<T> placed(sunk);
+        const GradientOutputs<T> gradients = placed.gradients(csq::Softmax{}, {});
+        for (const T output : placed.output.elements()) CHECK(output == 0);
+        for (const T statistic : placed.statistic.elements()) CHECK(statistic > T(1e29));
+        CHECK(std::abs(gradients.sink[0]) == 0);
+      }
+      for (const double cap : {1e35, 3e38, 1e39, 1e300, 1.7e308}) {
+        Problem capped = p;
+        capped.soft_cap = cap;
+        CHECK(distance(doubles(attend<T>(csq::Softmax{}, capped).output), doubles(plain.output)) <= 1e-6);
+      }
+    }
+  });
+}

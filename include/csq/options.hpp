@@ -112,12 +112,13 @@ struct Options {
   /// c of s → c·tanh(s/c), before gates and bias; 0: no cap. Softmax only, direct.
   double soft_cap = 0;
 
-  /// [batch, heads, n, m] with any strides, zero included: added to the scores, after the cap; −∞ hides a pair. Softmax
-  /// only, direct.
+  /// [batch, heads, n, m] with any strides, zero included: added to the scores, after the cap; −∞ hides a pair (whose
+  /// value must still be a number: 0·NaN is NaN). Softmax only, direct.
   View bias{};
 
   /// ℓ [batch, gate heads, m, 1], each at most 0: key j weighs exp(Σ_{j < t ≤ p} ℓ_t) as much as it would. −∞ forgets
-  /// all that came before its token. Causal only. As many gate heads as key heads, or as query heads (then direct).
+  /// all that came before its token; so does, for weights that are polynomials, what leaves less than T's smallest normal
+  /// number. Causal only. As many gate heads as key heads, or as query heads (then direct).
   /// What is positive or NaN makes the rows that it decays NaN.
   View log_gate{};
 

@@ -20,11 +20,11 @@ void copy_gates(const Problem<T>& problem, const RowPacker<T>& query, Index firs
   }
 }
 
-// The adjustment of queries from `first` on and the keys from `key` on; the queries' sums of gates where copy_gates has
+// The adjustment of queries from `first` on and the keys from `key` on; `gate`: the queries' sums, where copy_gates has
 // put them.
 template <class T>
 simd::Adjustment<T> adjustment_of(const Problem<T>& problem, const RowPacker<T>& query, Index first, Index key,
-                                  const T* gate, const T* gate_low) {
+                                  const GateSums<T>& gate) {
   simd::Adjustment<T> adjust;
   adjust.soft_cap = problem.soft_cap;
   if (query.bias.data != nullptr) {
@@ -33,8 +33,8 @@ simd::Adjustment<T> adjustment_of(const Problem<T>& problem, const RowPacker<T>&
     adjust.bias_key_stride = query.bias.dim_stride;
   }
   if (query.gate.high != nullptr) {
-    adjust.query_gate = gate;
-    adjust.query_gate_low = gate_low;
+    adjust.query_gate = gate.high;
+    adjust.query_gate_low = gate.low;
     adjust.key_gate = query.gate.high + key;
     adjust.key_gate_low = query.gate.low + key;
   }

@@ -190,7 +190,7 @@ simd::DirectBackwardBlock<T> backward_pairs(const BackwardProblem<T>& problem, c
   block.diagonal = problem.forward.visibility().diagonal(first_query, first_key, keys);
   block.band_start = problem.forward.visibility().band_start(first_query, first_key);
   block.weight = weight;
-  block.adjust = adjustment_of(problem.forward, packer, first_query, first_key, query.gate, query.gate_low);
+  block.adjust = adjustment_of(problem.forward, packer, first_query, first_key, {query.gate, query.gate_low});
   return block;
 }
 

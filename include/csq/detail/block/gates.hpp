@@ -25,8 +25,7 @@ struct GateSums {
   const T* high = nullptr;  // null: no gates
   const T* low = nullptr;
 
-  // Of a token, in units of ln 2.
-  double at(Index token) const { return static_cast<double>(high[token]) + static_cast<double>(low[token]); }
+  GateSums from(Index token) const { return high == nullptr ? GateSums{} : GateSums{high + token, low + token}; }
   // What a token's decay leaves until another that is not before it.
   double decay(Index from, Index to) const {
     const double sum = (static_cast<double>(high[to]) - static_cast<double>(high[from])) +

@@ -48,15 +48,19 @@ void add_sink(double sink, Index rows, Index value_stride, T* numerator, T* norm
   constexpr double log2_e = 1.442695040888963407359924681001892137;
   constexpr double far_above = 64;
   if (is_minus_infinity(sink)) return;
-  const double level = sink * log2_e;
+  const double level = std::clamp(sink * log2_e, static_cast<double>(simd::lowest_score<T>),
+                                  -static_cast<double>(simd::lowest_score<T>));
+  const double held = static_cast<double>(static_cast<T>(level));  // as a maximum
   for (Index row = 0; row < rows; ++row) {
     if (normalizer[row] == 0 || level > static_cast<double>(maximum[row]) + far_above) {
-      const double left = normalizer[row] == 0 ? 0 : std::exp2(static_cast<double>(maximum[row]) - level);
+      const double left = normalizer[row] == 0 ? 0 : std::exp2(static_cast<double>(maximum[row]) - held);
       for (Index a = 0; a < value_stride; ++a) numerator[row * value_stride + a] *= static_cast<T>(left);
       normalizer[row] *= static_cast<T>(left);
-      maximum[row] = static_cast<T>(level);
+      maximum[row] = static_cast<T>(held);
+      normalizer[row] += 1;
+    } else {
+      normalizer[row] += static_cast<T>(std::exp2(level - static_cast<double>(maximum[row])));
     }
-    normalizer[row] += static_cast<T>(std::exp2(level - static_cast<double>(maximum[row])));
   }
 }
 

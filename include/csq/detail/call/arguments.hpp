@@ -148,7 +148,9 @@ void resolve_adjustments(Problem<T>& problem, const Options& options) {
     require(softmax, "soft_cap: only Softmax has one");
     require(is_finite(options.soft_cap) && options.soft_cap > 0, "soft_cap: is ", options.soft_cap,
             " but must be positive and finite, or 0 for none");
-    problem.soft_cap = options.soft_cap;
+    // A cap that no score of T comes near is none, and in units of ln 2 it would be no number.
+    const bool is_any = options.soft_cap < static_cast<double>((std::numeric_limits<T>::max)()) / 4;
+    problem.soft_cap = is_any ? options.soft_cap : 0;
   }
   if (options.bias.given()) {
     require(softmax, "bias: only Softmax has one");

@@ -96,8 +96,9 @@ class DirectBackwardRun {
     for (Index row = 0; row < count; ++row) {
       const double level = p_.sink[static_cast<std::size_t>(head)];
       const bool real = row < queries_in(h, block) && !is_minus_infinity(level);
-      terms[row] =
-          real ? static_cast<double>(dot[row]) * std::exp(level - static_cast<double>(normalizer(first + row, 0))) : 0;
+      terms[row] = real ? static_cast<double>(dot[row]) *
+                              std::exp(smaller(0.0, level - static_cast<double>(normalizer(first + row, 0))))
+                        : 0;
     }
   }
   void sum_sink_terms() const {

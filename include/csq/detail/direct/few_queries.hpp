@@ -147,8 +147,8 @@ class FewQueriesRun {
           block.weight = weight_;
           const RowPacker<T>& query = scratch_.packers.query[head];
           const Index position = larger<Index>(0, problem_.visibility().offset() + i);
-          block.adjust =
-              adjustment_of(problem_, query, i, first + from, query.gate.high + position, query.gate.low + position);
+          if (!problem_.is_plain())
+            block.adjust = adjustment_of(problem_, query, i, first + from, query.gate.from(position));
           block.weights = mine.weights;
           block.numerator = scratch_.numerator(head, stretch) + i * scratch_.value_stride;
           block.normalizer = scratch_.normalizer(head, stretch) + i;

@@ -77,7 +77,7 @@ void add_pairs(const Problem<T>& problem, const simd::KernelWeight& weight, cons
   block.diagonal = problem.visibility().diagonal(first_query, keys.first, keys.count);
   block.band_start = problem.visibility().band_start(first_query, keys.first);
   block.weight = weight;
-  block.adjust = adjustment_of(problem, packer, first_query, keys.first, scratch.gate, scratch.gate_low);
+  block.adjust = adjustment_of(problem, packer, first_query, keys.first, {scratch.gate, scratch.gate_low});
   block.weights = scratch.weights;
   block.scale = scratch.scale;
   block.numerator = scratch.numerator;

@@ -74,6 +74,7 @@ class FactoredRun : FactoredRows<T> {
   using Base::keys_in;
   using Base::mark_cancelled;
   using Base::mark_out_of_range;
+  using Base::mark_unread;
   using Base::ones_of;
   using Base::problem_;
   using Base::rows_in;
@@ -249,6 +250,7 @@ class FactoredRun : FactoredRows<T> {
         }
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
+        if (absorbed_until(h, chunk) < 0) return mark_unread(rows.real, mine.normalizer, again);
         const bool gated = problem_.has_gates();
         double key_squares = 0, keys = gated ? 0 : static_cast<double>(absorbed_until(h, chunk) + 1);
         for (Index slice = 0; slice < scratch_.slices; ++slice) {
@@ -279,6 +281,7 @@ class FactoredRun : FactoredRows<T> {
                                         mine.normalizer);
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
+        if (scratch_.packers.key[h].length == 0) return mark_unread(rows.real, mine.normalizer, again);
         return mark_cancelled(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
                               static_cast<double>(scratch_.packers.key[h].length), nullptr, again);
       });

@@ -46,12 +46,16 @@ class FactoredRows : protected FactoredHeads<T> {
     return any;
   }
 
+  // Rows that have read nothing: as many as of a weight that could cancel.
+  bool mark_unread(Index rows, const T* normalizer, Marks& again) const {
+    return coefficients_.c2 != 0 && mark_out_of_range(rows, normalizer, again);
+  }
+
   // Features that cancel, of rows that have read `keys` keys with that Σ|k|², and hold `decay` of them where it is not
   // null.
   bool mark_cancelled(const T* query, Index rows, const T* normalizer, double key_squares, double keys, const T* decay,
                       Marks& again) const {
     if (coefficients_.c2 == 0) return false;
-    if (keys == 0) return mark_out_of_range(rows, normalizer, again);
     const CancellationBound<T> bound(coefficients_, key_squares, keys);
     const T least = least_normalizer<T>(problem_.keys());
     T squares[std::size_t{simd::block_tokens<T>}];

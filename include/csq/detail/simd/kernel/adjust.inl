@@ -34,13 +34,20 @@ CSQ_INLINE void cap_score(double soft_cap, Vector<T>& score, Vector<T>& slope) {
   score = score < Vector<T>{} ? -capped : capped;
 }
 
-// A pair of bias −∞ is hidden, whatever its score.
+// A pair of bias −∞ is hidden, whatever its score; a finite one, as the lowest number is in many a mask, stays finite in
+// units of ln 2.
 template <class T>
 CSQ_INLINE void add_bias(const T* bias, Vector<T>& score) {
-  Vector<T> added, hidden;
+  Vector<T> added, hidden, lowest;
   load<T>(bias, added);
   broadcast<T>(-static_cast<T>(__builtin_inf()), hidden);
-  score = added == hidden ? hidden : score + added * static_cast<T>(1.442695040888963407359924681001892137);
+  broadcast<T>(lowest_score<T>, lowest);
+  const Integers<T> hides = added == hidden;
+  added *= static_cast<T>(1.442695040888963407359924681001892137);
+  added = added < lowest ? lowest : added > -lowest ? -lowest : added;
+  added += score;
+  added = added < lowest ? lowest : added > -lowest ? -lowest : added;
+  score = hides ? hidden : added;
 }
 
 // L_p − L_R and L_R − L_j of a block, R a key between: where the sums of a block lie close together, or every query
