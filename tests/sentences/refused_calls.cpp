@@ -76,7 +76,7 @@ namespace {
   csq::attention(mechanism, query_heads, double_heads, query_heads, out_heads);
 #elif defined(CASE_normalizer_of_double)       // csq: float and double do not mix: a call's arrays have one scalar type
   csq::attention(mechanism, query_heads, query_heads, query_heads, out_heads, csq::heads_of(of_double));
-#elif defined(CASE_integer_gates)            // csq: arrays are of float or double: convert others first
+#elif defined(CASE_integer_gates)              // csq: arrays are of float or double: convert others first
   csq::attention(mechanism, query_heads, query_heads, query_heads, out_heads, {.causal = true, .log_gate = int_heads});
 #elif defined(CASE_const_heads_as_output)      // csq: an output is written to, so its elements cannot be const
   csq::attention(mechanism, query_heads, query_heads, query_heads, query_heads);
