@@ -26,6 +26,7 @@ sh bench/run.sh [--install] [options]: from which sequence length is O(n*d^3) at
   --kv-heads H       key heads of every row; unless given, as many as query heads, and a causal row with an eighth, or
                      those of --k
   --causal           causal rows only
+  --gate all|csq     gates on both sides, or on CSQ alone against plain softmax; causal rows only
   --backward         forward and backward together
   --max-n N          longest sequence that is tried; 32768
   --sizes N,N,...    sizes that every row measures besides its search; 8192 unless given

@@ -27,6 +27,7 @@ file(CONFIGURE OUTPUT sanitized.cpp CONTENT "${includes}\n${files}" @ONLY)
 
 csq_test_program(sanitized ${CMAKE_CURRENT_BINARY_DIR}/sanitized.cpp)
 target_link_options(sanitized PRIVATE ${wrapped_malloc})
+target_compile_options(sanitized PRIVATE -fno-builtin-malloc -fno-builtin-free)
 if(CSQ_SANITIZE STREQUAL "thread")
   # Small shapes would run on one thread.
   target_compile_definitions(sanitized PRIVATE CSQ_MULTIPLY_ADDS_PER_THREAD=1.0)

@@ -51,11 +51,11 @@ bool has_factored(const golden::Case& c, const Words& words) {
 }
 
 void check_file(const std::string& path, const Tensor& expected, const std::vector<Index>& shape, double tolerance,
-                const char* dtype) {
+                const char* dtype, double zero_tolerance = 1e-6) {
   const npy::Array<double> array = npy::read<double>(path);
   CHECK(array.shape == shape);
   CHECK(contents(path).find(dtype) != std::string::npos);
-  CHECK(distance(array.data, expected.values) <= (all_zero(expected.values) ? 1e-6 : tolerance));
+  CHECK(distance(array.data, expected.values) <= (all_zero(expected.values) ? zero_tolerance : tolerance));
 }
 
 std::vector<golden::Case> cases_for_attend() {
@@ -97,15 +97,18 @@ TEST_CASE("attend: golden cases, both dtypes, every method") {
 // absolutely: their reference is at most its own rounding.
 TEST_CASE("attend: golden gradients, both dtypes, every method") {
   const TemporaryFolder folder;
+  double zero_tolerance = 1e-6;
   const auto check_gradient = [&](const char* name, const Tensor& expected, double tolerance, const char* dtype) {
     INFO(name);
     const Tensor zero(expected.batch, expected.heads, expected.tokens, expected.dim);
     const bool is_zero = distance(expected.values, zero.values) <= 1e-12;
     check_file(folder.file(name), is_zero ? zero : expected, {expected.heads, expected.tokens, expected.dim}, tolerance,
-               dtype);
+               dtype, zero_tolerance);
   };
   for (const golden::Case& c : cases_for_attend()) {
     const golden::Gradients expected = golden::load_gradients(c);
+    // Rows of one key each: as many roundings of what cancels.
+    zero_tolerance = c.name.starts_with("window_") && c.name.ends_with("_one") ? 5e-6 : 1e-6;
     for (const Words& mechanism : mechanism_words(c)) {
       const bool has_shift = mechanism[1] == "csq" || mechanism[1] == "shifted";
       for (const char* dtype : {"f32", "f64"})

@@ -9,9 +9,9 @@ namespace {
 double norm(const std::vector<double>& x) { return distance(x, std::vector<double>(x.size())); }
 
 // Gradients that are zero in exact arithmetic: the reference has at most its own rounding.
+bool has_one_key_a_row(const golden::Case& c) { return c.name.starts_with("window_") && c.name.ends_with("_one"); }
 bool is_rounding_of_zero(const golden::Case& c, const std::vector<double>& expected) {
-  const bool may_be = c.name.ends_with("one_key") || c.name.ends_with("equal_keys") ||
-                      (c.name.starts_with("window_") && c.name.ends_with("_one"));  // one key a row
+  const bool may_be = c.name.ends_with("one_key") || c.name.ends_with("equal_keys") || has_one_key_a_row(c);
   return may_be && norm(expected) <= 1e-12;
 }
 
@@ -19,8 +19,9 @@ void check_gradient(const golden::Case& c, const char* name, const std::vector<d
                     const std::vector<double>& expected, double tolerance, double zero_tolerance = 1e-6) {
   INFO(name);
   REQUIRE(x.size() == expected.size());
+  // Twenty rows of one key each: as many roundings of what cancels.
   if (is_rounding_of_zero(c, expected))
-    CHECK(norm(x) <= zero_tolerance);
+    CHECK(norm(x) <= (has_one_key_a_row(c) ? 5 : 1) * zero_tolerance);
   else
     CHECK(distance(x, expected) <= tolerance);
 }

@@ -22,6 +22,8 @@ class KeptSummary {
   /// What the numbers were made from, all of it and nothing derived from it; compared byte by byte, so every member has
   /// 8 bytes.
   struct Origin {
+    CSQ_ALWAYS_INLINE Origin() = default;
+
     const void* key = nullptr;
     const void* value = nullptr;
     Index key_shape[4] = {}, key_stride[4] = {}, value_shape[4] = {}, value_stride[4] = {};

@@ -28,7 +28,9 @@ void refuse_underflow(const Weight& weight, Index keys, Index rows, T* normalize
 // rescaled (direct/block.hpp).
 template <class T>
 int rescaled_exponent(T maximum) {
-  return maximum == simd::lowest_score<T> ? 0 : static_cast<int>(maximum);
+  // Chosen before it is converted: a compiler may convert first, and lowest_score is no int (FE_INVALID).
+  const T power = maximum == simd::lowest_score<T> ? T(0) : maximum;
+  return static_cast<int>(power);
 }
 
 // What the caller gets as normaliser of a row that was computed with weights 2^exponent times too small: NaN where T
