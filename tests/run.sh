@@ -53,13 +53,14 @@ install_missing $mode
 jobs=$(nproc 2>/dev/null || echo 2)
 cd "$root"
 
-# use_preset PRESET [OPTION…]: configures, builds and tests.
+# use_preset PRESET [OPTION…]: configures, builds and tests; the tests of these labels, if there are any.
+labels=
 use_preset() {
   preset=$1
   shift
   cmake --preset "$preset" "$@"
   cmake --build --preset "$preset" --parallel "$jobs"
-  ctest --preset "$preset" --parallel "$jobs"
+  ctest --preset "$preset" --parallel "$jobs" ${labels:+-L "$labels"}
 }
 
 run_stage() {
@@ -76,9 +77,13 @@ run_stage() {
     clang) use_preset clang -DCMAKE_CXX_COMPILER=clang++ ;;
     # The unit tests alone.
     asan-ubsan | tsan)
+      labels='unit|fuzz'
       use_preset "$1" -DCMAKE_CXX_COMPILER=clang++ -DCSQ_BUILD_BENCH=OFF -DCSQ_BUILD_EXAMPLES=OFF
       ;;
-    aarch64) use_preset aarch64 ;;
+    aarch64)
+      labels=
+      use_preset aarch64
+      ;;
   esac
 }
 
