@@ -30,13 +30,15 @@ struct Tolerances {
   }
 };
 
+// Every method of those given, every chunk, in float and double.
 template <class M>
-void check_agreement(const NamedMechanism<M>& named, const Problem& p, const std::vector<Index>& chunks = {0}) {
+void check_agreement(const NamedMechanism<M>& named, const Problem& p, const std::vector<Index>& chunks,
+                     const std::vector<csq::Method>& of_methods) {
   INFO(named.name << ": " << p.describe());
   const reference::Result expected = reference_result(named, p);
   for_float_and_double([&]<class T>() {
     Placed<T> placed(p);
-    for (const csq::Method method : methods(named.factored))
+    for (const csq::Method method : of_methods)
       for (const Index chunk : chunks) {
         INFO(name_of(method) << ", " << 8 * sizeof(T) << " bits, chunk " << chunk);
         const Outputs<T> result = placed.attend(named.mechanism, {method, chunk});
@@ -46,4 +48,8 @@ void check_agreement(const NamedMechanism<M>& named, const Problem& p, const std
         CHECK(result.outside_untouched);
       }
   });
+}
+template <class M>
+void check_agreement(const NamedMechanism<M>& named, const Problem& p, const std::vector<Index>& chunks = {0}) {
+  check_agreement(named, p, chunks, methods(named.factored));
 }

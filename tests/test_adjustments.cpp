@@ -62,20 +62,7 @@ std::vector<csq::Method> methods_of(const NamedMechanism<M>& named, const Proble
 
 template <class M>
 void check_forward(const NamedMechanism<M>& named, const Problem& p, const std::vector<Index>& chunks) {
-  INFO(named.name << ": " << p.describe());
-  const reference::Result expected = reference_result(named, p);
-  for_float_and_double([&]<class T>() {
-    Placed<T> placed(p);
-    for (const csq::Method method : methods_of(named, p))
-      for (const Index chunk : chunks) {
-        INFO(name_of(method) << ", " << 8 * sizeof(T) << " bits, chunk " << chunk);
-        const Outputs<T> result = placed.attend(named.mechanism, {method, chunk});
-        const Tolerances<T> tolerance(method, p, expected);
-        CHECK(distance(result.output, expected.output) <= tolerance.output);
-        CHECK(distance(result.statistic, expected.statistic) <= tolerance.statistic);
-        CHECK(result.outside_untouched);
-      }
-  });
+  check_agreement(named, p, chunks, methods_of(named, p));
 }
 
 // Elements of an option's array, moved one by one.
