@@ -6,10 +6,13 @@
 //   out [P, H·dᵥ]  attention of the P questions over the P pairs, no mask: 2·P tokens, up to 8·D
 //   logits         out·Wᵀ + b, loss = cross-entropy of the value asked for; chance is 1/values
 //
-// Two experiments:
+// Three experiments (recall.hpp holds the sequences and the model):
 //   recall     one head of d = 4, 8, 16, dᵥ = 16, P from D/4 to 4·D: accuracy against P/D
 //   head_size  a width of H·d = 64 in heads of d = dᵥ = 8, 16, 32, 64, P = 512 of 1024 keys, 64 values: accuracy beside
 //              multiply-adds and measured time
+//   episodes   as recall, P = D/2, after three more episodes that gave the same keys other values: what is asked for
+//   has
+//              been overwritten three times. With and without gates; `csq_alone` has but the last episode
 //
 // State: what a decoder keeps, in float: csq D·(dᵥ+1) numbers, squared d(d+1)/2·(dᵥ+1), linear d·(dᵥ+1) and softmax its
 // cache of P·(d+dᵥ), which grows with P. `linear_equal_state` is linear with a head size of D: csq's state to the byte.
@@ -23,188 +26,30 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
-#include <numeric>
 #include <string>
 #include <vector>
 
-#include "cross_attention.hpp"
 #include "csv.hpp"
+#include "recall.hpp"
 
 namespace {
 
-using paper::ConstRow;
-using paper::ConstRows;
 using paper::CrossShape;
 using paper::Index;
-using paper::Row;
-using paper::Rows;
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The task
-// ---------------------------------------------------------------------------------------------------------------------
-
-struct Task {
-  Index key_ids = 0, value_ids = 0, pairs = 0;
-};
-
-// Row i of a sequence: the pair's key, asked for by question i of the same sequence, and its value.
-struct Batch {
-  std::vector<Index> key, value;  // [sequences·pairs]
-};
-
-class Sequences {
- public:
-  Sequences(const Task& task, std::uint64_t seed) : task_(task), stream_(seed), ids_(unsigned_of(task.key_ids)) {
-    std::iota(ids_.begin(), ids_.end(), Index{0});
-  }
-
-  void draw(Index sequences, Batch& batch) {
-    batch.key.resize(unsigned_of(sequences * task_.pairs));
-    batch.value.resize(batch.key.size());
-    for (std::size_t row = 0; row < batch.key.size(); ++row) {
-      const auto pair = row % unsigned_of(task_.pairs);  // Fisher and Yates's shuffle, cut after `pairs`
-      const Index left = task_.key_ids - static_cast<Index>(pair);
-      std::swap(ids_[pair], ids_[pair + unsigned_of(paper::random_index(stream_, counter_++, left))]);
-      batch.key[row] = ids_[pair];
-      batch.value[row] = paper::random_index(stream_, counter_++, task_.value_ids);
-    }
-  }
-
- private:
-  static std::size_t unsigned_of(Index count) { return static_cast<std::size_t>(count); }
-
-  Task task_;
-  std::uint64_t stream_, counter_ = 0;
-  std::vector<Index> ids_;
-};
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The model
-// ---------------------------------------------------------------------------------------------------------------------
-
-template <class T>
-class RecallModel {
- public:
-  RecallModel(const paper::Mechanism& mechanism, const Task& task, const CrossShape& shape, std::uint64_t seed)
-      : mechanism_(mechanism), task_(task), shape_(shape) {
-    query_ = place(task.key_ids, shape.key_width());
-    key_ = place(task.key_ids, shape.key_width());
-    value_ = place(task.value_ids, shape.value_width());
-    weight_ = place(task.value_ids, shape.value_width());
-    bias_ = place(1, task.value_ids);
-    gradient.resize(parameters.size());
-    const std::uint64_t stream = paper::random_stream(seed, 1);
-    const double bound = 1 / std::sqrt(static_cast<double>(shape.value_width()));
-    for (std::size_t i = 0; i < parameters.size(); ++i)
-      parameters[i] = static_cast<T>(static_cast<Index>(i) < weight_.offset
-                                         ? paper::random_normal(stream, i)
-                                         : bound * (2 * paper::random_uniform(stream, 2 * i) - 1));
-    const auto rows = [](Index count, Index columns) {
-      return std::vector<T>(static_cast<std::size_t>(count * columns));
-    };
-    q_ = dq_ = rows(shape.query_rows(), shape.key_width());
-    k_ = dk_ = rows(shape.key_rows(), shape.key_width());
-    v_ = dv_ = rows(shape.key_rows(), shape.value_width());
-    out_ = dout_ = rows(shape.query_rows(), shape.value_width());
-    normalizer_ = rows(shape.normalizer_size(), 1);
-    logits_ = dlogits_ = rows(shape.query_rows(), task.value_ids);
-  }
-
-  // Mean loss of a batch; with `learn` the gradient too.
-  paper::CrossEntropy run(const Batch& batch, bool learn) {
-    const Index rows = shape_.query_rows();
-    gather(query_, batch.key, q_);
-    gather(key_, batch.key, k_);
-    gather(value_, batch.value, v_);
-    paper::cross_attention(mechanism_, shape_, q_.data(), k_.data(), v_.data(), out_.data(), normalizer_.data(),
-                           options());
-    const ConstRows<T> out(out_.data(), rows, shape_.value_width()), weight = table(weight_);
-    paper::linear(out, weight, ConstRow<T>(parameters.data() + bias_.offset, task_.value_ids),
-                  Rows<T>(logits_.data(), rows, task_.value_ids));
-    const auto result = paper::cross_entropy(ConstRows<T>(logits_.data(), rows, task_.value_ids), batch.value,
-                                             1 / static_cast<double>(rows),
-                                             Rows<T>(learn ? dlogits_.data() : nullptr, rows, task_.value_ids));
-    if (learn) back(batch, out, weight);
-    return result;
-  }
-
-  // The attention call of one sequence of the last batch, repeated: microseconds a call, of 9 rounds the fastest.
-  double attention_microseconds() {
-    using Clock = std::chrono::steady_clock;
-    CrossShape one = shape_;
-    one.sequences = 1;
-    const auto seconds = [&](int calls) {
-      const auto start = Clock::now();
-      for (int call = 0; call < calls; ++call)
-        paper::cross_attention(mechanism_, one, q_.data(), k_.data(), v_.data(), out_.data(), normalizer_.data(),
-                               options());
-      return std::chrono::duration<double>(Clock::now() - start).count();
-    };
-    seconds(2);
-    const int calls = std::max(1, static_cast<int>(0.01 / std::max(seconds(2) / 2, 1e-7)));
-    double fastest = seconds(calls) / calls;
-    for (int round = 1; round < 9; ++round) fastest = std::min(fastest, seconds(calls) / calls);
-    return 1e6 * fastest;
-  }
-
-  std::vector<T> parameters, gradient;
-
- private:
-  struct Table {
-    Index offset = 0, rows = 0, columns = 0;
-  };
-
-  Table place(Index rows, Index columns) {
-    const Table table{static_cast<Index>(parameters.size()), rows, columns};
-    parameters.resize(parameters.size() + static_cast<std::size_t>(rows * columns));
-    return table;
-  }
-  ConstRows<T> table(const Table& t) const { return {parameters.data() + t.offset, t.rows, t.columns}; }
-  Rows<T> gradient_of(const Table& t) { return {gradient.data() + t.offset, t.rows, t.columns}; }
-  csq::Options options() { return {.threads = 1, .workspace = &workspace_}; }
-
-  // row i = table[ids[i]]
-  void gather(const Table& t, const std::vector<Index>& ids, std::vector<T>& rows) const {
-    const T* source = parameters.data() + t.offset;
-    for (std::size_t i = 0; i < ids.size(); ++i)
-      std::copy_n(source + ids[i] * t.columns, t.columns, rows.data() + static_cast<Index>(i) * t.columns);
-  }
-  // row i = table[ids[i]]:   dtable[ids[i]] += drow i
-  void scatter_add(const Table& t, const std::vector<Index>& ids, const std::vector<T>& drows) {
-    for (std::size_t i = 0; i < ids.size(); ++i)
-      gradient_of(t).row(ids[i]) += ConstRow<T>(drows.data() + static_cast<Index>(i) * t.columns, t.columns);
-  }
-
-  void back(const Batch& batch, const ConstRows<T>& out, const ConstRows<T>& weight) {
-    std::fill(gradient.begin(), gradient.end(), T(0));
-    const ConstRows<T> dlogits(dlogits_.data(), shape_.query_rows(), task_.value_ids);
-    paper::linear_backward_parameters(dlogits, out, gradient_of(weight_),
-                                      Row<T>(gradient.data() + bias_.offset, task_.value_ids));
-    paper::linear_backward_input(dlogits, weight, Rows<T>(dout_.data(), shape_.query_rows(), shape_.value_width()));
-    paper::cross_attention_backward(mechanism_, shape_, q_.data(), k_.data(), v_.data(), out_.data(),
-                                    normalizer_.data(), dout_.data(), dq_.data(), dk_.data(), dv_.data(), options());
-    scatter_add(query_, batch.key, dq_);
-    scatter_add(key_, batch.key, dk_);
-    scatter_add(value_, batch.value, dv_);
-  }
-
-  paper::Mechanism mechanism_;
-  Task task_;
-  CrossShape shape_;
-  Table query_, key_, value_, weight_, bias_;
-  std::vector<T> q_, k_, v_, out_, normalizer_, logits_, dq_, dk_, dv_, dout_, dlogits_;
-  csq::Workspace workspace_;
-};
+using paper::RecallBatch;
+using paper::RecallModel;
+using paper::RecallSequences;
+using paper::RecallTask;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // One run
 // ---------------------------------------------------------------------------------------------------------------------
 
 paper::Mechanism mechanism_named(const std::string& name) {
-  if (name == "softmax") return csq::Softmax{};
-  if (name == "csq") return csq::Csq{};
+  if (name == "softmax" || name == "gated_softmax") return csq::Softmax{};
+  if (name == "csq" || name == "gated_csq" || name == "csq_alone") return csq::Csq{};
   if (name == "squared") return csq::Squared{};
-  if (name == "linear" || name == "linear_equal_state") return csq::Linear{};
+  if (name == "linear" || name == "linear_equal_state" || name == "gated_linear") return csq::Linear{};
   throw std::invalid_argument("--mechanism: unknown name '" + name + "'");
 }
 
@@ -220,9 +65,17 @@ struct Run {
   std::string experiment, name;
   paper::Mechanism mechanism;
   Index head_size = 0;  // d, as named by --dim; shape.key_dim differs for linear_equal_state
-  Task task;
+  RecallTask task;
   CrossShape shape;
+
+  bool gated() const { return name.starts_with("gated_"); }
 };
+
+std::vector<std::string> mechanisms_of(const std::string& experiment) {
+  if (experiment == "recall") return {"softmax", "csq", "squared", "linear", "linear_equal_state"};
+  if (experiment == "head_size") return {"softmax", "csq", "squared", "linear"};
+  return {"softmax", "csq", "linear", "gated_softmax", "gated_csq", "gated_linear", "csq_alone"};
+}
 
 Run recall_run(const std::string& name, Index dim, double ratio, Index rows) {
   const Index features = csq::feature_count(dim), key_dim = name == "linear_equal_state" ? features : dim;
@@ -253,6 +106,15 @@ Run head_size_run(const std::string& name, Index dim, Index rows) {
            .heads = width / dim,
            .key_dim = dim,
            .value_dim = dim}};
+}
+
+Run episodes_run(const std::string& name, Index dim, Index rows) {
+  constexpr Index episodes = 4;
+  Run run = recall_run(name, dim, 0.5, rows);
+  run.experiment = "episodes";
+  run.task.episodes = name == "csq_alone" ? 1 : episodes;
+  run.shape.keys = run.task.stored() + (run.gated() ? run.task.pairs : 0);
+  return run;
 }
 
 struct Outcome {
@@ -294,10 +156,10 @@ void count_work(const Run& run, Outcome& outcome) {
 
 Outcome perform(const Run& run, const Training& training) {
   const auto start = std::chrono::steady_clock::now();
-  RecallModel<float> model(run.mechanism, run.task, run.shape, training.seed);
+  RecallModel<float> model(run.mechanism, run.gated(), run.task, run.shape, training.seed);
   paper::AdamW<float> optimizer{.decay = 0};
-  Sequences sequences(run.task, paper::random_stream(training.seed, 2));
-  Batch batch;
+  RecallSequences sequences(run.task, paper::random_stream(training.seed, 2));
+  RecallBatch batch;
   Outcome outcome;
   for (Index step = 0; step < training.steps; ++step) {
     sequences.draw(run.shape.sequences, batch);
@@ -306,13 +168,13 @@ Outcome perform(const Run& run, const Training& training) {
     const double left = 1 - static_cast<double>(step) / static_cast<double>(training.steps);
     optimizer.update(model.parameters, model.gradient, training.rate * left);
   }
-  Sequences fresh(run.task, paper::random_stream(training.seed, 3));
+  RecallSequences fresh(run.task, paper::random_stream(training.seed, 3));
   constexpr int evaluations = 8;
   for (int i = 0; i < evaluations; ++i) {
     fresh.draw(run.shape.sequences, batch);
     const paper::CrossEntropy result = model.run(batch, false);
     outcome.loss += result.loss / evaluations;
-    outcome.accuracy += static_cast<double>(result.correct) / static_cast<double>(evaluations * batch.key.size());
+    outcome.accuracy += static_cast<double>(result.correct) / static_cast<double>(evaluations * batch.asked.size());
   }
   outcome.microseconds = model.attention_microseconds();
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -364,12 +226,13 @@ bool passed(const std::string& what, double value, double largest) {
 }
 
 // ∂loss/∂parameters along 4 random directions against central differences, in double: the largest relative error.
-double gradient_error(const std::string& name) {
-  const Task task{.key_ids = 12, .value_ids = 4, .pairs = 7};
-  const CrossShape shape{.sequences = 3, .queries = 7, .keys = 7, .heads = 2, .key_dim = 3, .value_dim = 2};
-  RecallModel<double> model(mechanism_named(name), task, shape, 5);
-  Batch batch;
-  Sequences(task, 6).draw(shape.sequences, batch);
+double gradient_error(const std::string& name, bool gated) {
+  const RecallTask task{.key_ids = 12, .value_ids = 4, .pairs = 7, .episodes = gated ? 3 : 1};
+  const CrossShape shape{
+      .sequences = 3, .queries = 7, .keys = task.stored() + (gated ? 7 : 0), .heads = 2, .key_dim = 3, .value_dim = 2};
+  RecallModel<double> model(mechanism_named(name), gated, task, shape, 5);
+  RecallBatch batch;
+  RecallSequences(task, 6).draw(shape.sequences, batch);
   model.run(batch, true);
   const std::vector<double> start = model.parameters, gradient = model.gradient;
   double worst = 0;
@@ -391,8 +254,10 @@ double gradient_error(const std::string& name) {
 bool quick(std::uint64_t seed) {
   bool ok = true;
   for (const char* name : {"softmax", "csq", "squared", "linear"})
-    ok &= passed(std::string("gradient of the whole model against central differences, ") + name, gradient_error(name),
-                 1e-6);
+    for (const bool gated : {false, true})
+      ok &= passed(
+          std::string("gradient of the whole model against central differences, ") + (gated ? "gated " : "") + name,
+          gradient_error(name, gated), 1e-6);
   const Training training{.steps = 150, .seed = seed};
   paper::CsvFile none("", "");
   print_heading();
@@ -420,14 +285,19 @@ int main(int count, char** words) try {
   std::vector<double> ratios{0.25, 0.5, 1, 2, 4};
   Training training;
   bool only_quick = false;
-  app.add_option("--experiment", experiment,
-                 "recall: one head, pairs from D/4 to 4 D; head_size: a width of 64 in heads of --dim")
-      ->check(CLI::IsMember({"recall", "head_size"}))
+  app.add_option(
+         "--experiment", experiment,
+         "recall: one head, pairs from D/4 to 4 D; head_size: a width of 64 in heads of --dim; episodes: D/2 pairs "
+         "that were overwritten three times")
+      ->check(CLI::IsMember({"recall", "head_size", "episodes"}))
       ->capture_default_str();
-  app.add_option("--mechanism", mechanisms,
-                 "softmax, csq, squared, linear; in recall also linear_equal_state; default all")
+  app.add_option(
+         "--mechanism", mechanisms,
+         "softmax, csq, squared, linear; in recall also linear_equal_state; in episodes gated_softmax, gated_csq, "
+         "gated_linear, csq_alone and those without gates; default all")
       ->delimiter(',')
-      ->check(CLI::IsMember({"softmax", "csq", "squared", "linear", "linear_equal_state"}));
+      ->check(CLI::IsMember({"softmax", "csq", "squared", "linear", "linear_equal_state", "gated_softmax", "gated_csq",
+                             "gated_linear", "csq_alone"}));
   app.add_option("--dim", dims, "head sizes; default 4,8,16 (recall) or 8,16,32,64 (head_size)")
       ->delimiter(',')
       ->check(CLI::Range(1, 64));
@@ -452,22 +322,21 @@ int main(int count, char** words) try {
   }
   if (only_quick) return quick(training.seed) ? 0 : 1;
 
-  const bool recall = experiment == "recall";
-  if (mechanisms.empty()) {
-    mechanisms = {"softmax", "csq", "squared", "linear"};
-    if (recall) mechanisms.push_back("linear_equal_state");
-  }
-  if (dims.empty()) dims = recall ? std::vector<Index>{4, 8, 16} : std::vector<Index>{8, 16, 32, 64};
+  const std::vector<std::string> known = mechanisms_of(experiment);
+  for (const std::string& name : mechanisms)
+    if (std::find(known.begin(), known.end(), name) == known.end())
+      throw std::invalid_argument("--mechanism: " + name + " does not belong to --experiment " + experiment);
+  if (mechanisms.empty()) mechanisms = known;
+  const bool head_size = experiment == "head_size";
+  if (dims.empty()) dims = head_size ? std::vector<Index>{8, 16, 32, 64} : std::vector<Index>{4, 8, 16};
   std::vector<Run> runs;
   for (const Index dim : dims)
     for (const std::string& name : mechanisms) {
-      if (recall) {
+      if (experiment == "episodes") runs.push_back(episodes_run(name, dim, training.rows));
+      if (experiment == "recall")
         for (const double ratio : ratios) runs.push_back(recall_run(name, dim, ratio, training.rows));
-        continue;
-      }
+      if (!head_size) continue;
       if (64 % dim != 0) throw std::invalid_argument("--dim: 64 is no multiple of " + std::to_string(dim));
-      if (name == "linear_equal_state")
-        throw std::invalid_argument("--mechanism: linear_equal_state belongs to --experiment recall");
       runs.push_back(head_size_run(name, dim, training.rows));
     }
 

@@ -2,8 +2,9 @@
 //
 //   out = attention(q, k, v)        q [B·n, H·d], k [B·m, H·d], v [B·m, H·dᵥ] → out [B·n, H·dᵥ], normalizer [B, H, n]
 //
-// A row holds all heads of a token one after another; the tokens of all B sequences follow each other. No mask.
-// Backward needs out and the normaliser. Used by the programs whose layer is no self-attention: capacity and depth.
+// A row holds all heads of a token one after another; the tokens of all B sequences follow each other. No mask but that
+// of the options. Backward needs out and the normaliser. Used by the programs whose layer is no self-attention:
+// capacity and depth.
 #pragma once
 
 #include <optional>
@@ -56,20 +57,21 @@ void cross_attention(const Mechanism& mechanism, const CrossShape& s, const T* q
       mechanism);
 }
 
-// out = attention(q, k, v):   dq, dk, dv from dout, overwritten
+// out = attention(q, k, v):   dq, dk, dv, and dlog_gate where options has gates, from dout, overwritten
 template <class T>
 void cross_attention_backward(const Mechanism& mechanism, const CrossShape& s, const T* q, const T* k, const T* v,
                               const T* out, const T* normalizer, const T* dout, T* dq, T* dk, T* dv,
-                              const csq::Options& options) {
+                              const Heads<T>& dlog_gate, const csq::Options& options) {
   std::visit(
       [&](const auto& chosen) {
-        csq::attention_backward(
-            chosen, token_rows(q, s, s.queries, s.key_dim), token_rows(k, s, s.keys, s.key_dim),
-            token_rows(v, s, s.keys, s.value_dim), token_rows(out, s, s.queries, s.value_dim),
-            token_normalizers(normalizer, s), token_rows(dout, s, s.queries, s.value_dim),
-            csq::Gradients<T>{token_rows(dq, s, s.queries, s.key_dim), token_rows(dk, s, s.keys, s.key_dim),
-                              token_rows(dv, s, s.keys, s.value_dim)},
-            options);
+        csq::attention_backward(chosen, token_rows(q, s, s.queries, s.key_dim), token_rows(k, s, s.keys, s.key_dim),
+                                token_rows(v, s, s.keys, s.value_dim), token_rows(out, s, s.queries, s.value_dim),
+                                token_normalizers(normalizer, s), token_rows(dout, s, s.queries, s.value_dim),
+                                csq::Gradients<T>{.query = token_rows(dq, s, s.queries, s.key_dim),
+                                                  .key = token_rows(dk, s, s.keys, s.key_dim),
+                                                  .value = token_rows(dv, s, s.keys, s.value_dim),
+                                                  .log_gate = dlog_gate},
+                                options);
       },
       mechanism);
 }

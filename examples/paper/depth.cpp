@@ -245,7 +245,7 @@ class Student {
       doutput_.noalias() = dh_ * read(layer.output);
       paper::cross_attention_backward(mechanism_, shape_, a.query.data(), a.key.data(), a.value.data(), a.output.data(),
                                       a.normalizer.data(), std::as_const(doutput_).data(), dquery_.data(), dkey_.data(),
-                                      dvalue_.data(), options());
+                                      dvalue_.data(), {}, options());
       // q = h·W_qᵀ,   k = z·W_kᵀ,   v = z·W_vᵀ
       write(layer.query, gradient).noalias() = dquery_.transpose() * a.input;
       write(layer.key, gradient).noalias() = dkey_.transpose() * batch.memory;

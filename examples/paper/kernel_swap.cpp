@@ -172,8 +172,8 @@ std::vector<double> attention_deviations(const Model<double>& teacher, const std
       for (std::size_t which = 0; which < mechanisms.size(); ++which) {
         AttentionSettings settings = teacher.config.attention[layer];
         settings.mechanism = mechanisms[which];
-        paper::attention(settings, a.shape, std::as_const(a.layers[layer].qkv).data(), out.data(), normalizer.data(),
-                         a.workspace);
+        paper::attention(settings, a.shape, std::as_const(a.layers[layer].qkv).data(),
+                         std::as_const(a.layers[layer].log_gate).data(), out.data(), normalizer.data(), a.workspace);
         out -= a.layers[layer].attended;
         for (Index head = 0; head < a.shape.heads; ++head)
           take_larger(largest[which], out.middleCols(head * a.shape.head_dim, a.shape.head_dim)

@@ -217,6 +217,7 @@ struct AttentionSettings {
   csq::Centering centering = csq::Centering::automatic;  // automatic: the mechanism's own
   csq::Method method = csq::Method::automatic;
   bool causal = true;
+  bool gated = false;  // a gate per token and head (gates.hpp)
 
   csq::Centering resolved_centering() const {
     if (centering != csq::Centering::automatic) return centering;
@@ -246,31 +247,45 @@ template <class T>
 Heads<T> normalizer_view(T* data, const AttentionShape& s) {
   return {data, {s.sequences, s.heads, s.length, 1}};
 }
+// Gates [B·n, H], or none.
+template <class T>
+Heads<T> gate_view(T* data, const AttentionShape& s) {
+  if (data == nullptr) return {};
+  return {data, {s.sequences, s.heads, s.length, 1}, {s.length * s.heads, 1, s.heads, 1}};
+}
+template <class T>
+csq::Options gated(csq::Options options, const T* log_gate, const AttentionShape& s) {
+  if (log_gate != nullptr) options.log_gate = gate_view(log_gate, s);
+  return options;
+}
 
 template <class T>
-void attention(const AttentionSettings& settings, const AttentionShape& shape, const T* qkv, T* out, T* normalizer,
-               csq::Workspace& workspace) {
+void attention(const AttentionSettings& settings, const AttentionShape& shape, const T* qkv, const T* log_gate, T* out,
+               T* normalizer, csq::Workspace& workspace) {
   std::visit(
       [&](const auto& mechanism) {
         csq::attention(mechanism, heads_view(qkv, shape, 0, 3), heads_view(qkv, shape, 1, 3),
                        heads_view(qkv, shape, 2, 3), heads_view(out, shape, 0, 1), normalizer_view(normalizer, shape),
-                       settings.options(&workspace));
+                       gated(settings.options(&workspace), log_gate, shape));
       },
       settings.mechanism);
 }
 
-// out = attention(q, k, v):   dqkv from dout, by recomputing the weights
+// out = attention(q, k, v):   dqkv, and dlog_gate where there are gates, from dout, by recomputing the weights
 template <class T>
-void attention_backward(const AttentionSettings& settings, const AttentionShape& shape, const T* qkv, const T* out,
-                        const T* normalizer, const T* dout, T* dqkv, csq::Workspace& workspace) {
+void attention_backward(const AttentionSettings& settings, const AttentionShape& shape, const T* qkv, const T* log_gate,
+                        const T* out, const T* normalizer, const T* dout, T* dqkv, T* dlog_gate,
+                        csq::Workspace& workspace) {
   std::visit(
       [&](const auto& mechanism) {
         csq::attention_backward(mechanism, heads_view(qkv, shape, 0, 3), heads_view(qkv, shape, 1, 3),
                                 heads_view(qkv, shape, 2, 3), heads_view(out, shape, 0, 1),
                                 normalizer_view(normalizer, shape), heads_view(dout, shape, 0, 1),
-                                csq::Gradients<T>{heads_view(dqkv, shape, 0, 3), heads_view(dqkv, shape, 1, 3),
-                                                  heads_view(dqkv, shape, 2, 3)},
-                                settings.options(&workspace));
+                                csq::Gradients<T>{.query = heads_view(dqkv, shape, 0, 3),
+                                                  .key = heads_view(dqkv, shape, 1, 3),
+                                                  .value = heads_view(dqkv, shape, 2, 3),
+                                                  .log_gate = gate_view(dlog_gate, shape)},
+                                gated(settings.options(&workspace), log_gate, shape));
       },
       settings.mechanism);
 }

@@ -1,7 +1,7 @@
 // A pre-norm transformer (Vaswani et al. 2017, Xiong et al. 2020) with any csq mechanism in each layer.
 //
-//   x = E[token] + P[position]                                            [B·n, C]
-//   for each layer:   x += attention(LN₁(x)·W_qkvᵀ + b)·W_oᵀ + b
+//   x = E[token] + P[position]                                            [B·n, C], without P where positions are
+//   rotary for each layer:   x += attention(LN₁(x)·W_qkvᵀ + b, gates)·W_oᵀ + b
 //                     x += gelu(LN₂(x)·W₁ᵀ + b)·W₂ᵀ + b
 //   logits = LN(x[rows])·W_headᵀ + b                                      [rows, V], only where they are wanted
 //
@@ -10,8 +10,10 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
-#include "layers.hpp"
+#include "gates.hpp"
+#include "rotary.hpp"
 
 namespace paper {
 
@@ -23,17 +25,18 @@ struct ModelConfig {
   Index head_dim = 32;  // need not be d_model/heads
   Index ffn = 512;
   double embedding_scale = 1;  // standard deviation of token and position embeddings at the start
+  bool rotary = false;         // positions by rotation of queries and keys, and no table of them
   std::vector<AttentionSettings> attention = std::vector<AttentionSettings>(6);  // one a layer
 };
 
 // One tensor [rows, columns] at `offset` of the flat vector; a vector has one row.
 struct Parameter {
-  enum class Start { normal, uniform, ones, zeros };
+  enum class Start { normal, uniform, ones, zeros, horizons };
 
   std::string name;
   Index offset = 0, rows = 0, columns = 0;
   Start start = Start::zeros;
-  double spread = 0;  // standard deviation of normal, half-width of uniform
+  double spread = 0;  // standard deviation of normal, half-width of uniform, the longest of horizons
 
   Index size() const { return rows * columns; }
 };
@@ -49,6 +52,7 @@ struct LayerParameters {
   LinearParameters qkv, projection;
   NormParameters norm2;
   LinearParameters up, down;
+  std::optional<LinearParameters> gate;
 };
 
 struct ParameterTable {
@@ -62,7 +66,7 @@ struct ParameterTable {
   explicit ParameterTable(const ModelConfig& c) {
     using Start = Parameter::Start;
     token = add("token", c.vocabulary, c.d_model, Start::normal, c.embedding_scale);
-    position = add("position", c.positions, c.d_model, Start::normal, c.embedding_scale);
+    if (!c.rotary) position = add("position", c.positions, c.d_model, Start::normal, c.embedding_scale);
     for (std::size_t l = 0; l < c.attention.size(); ++l) {
       const std::string layer = "layer" + std::to_string(l) + ".";
       LayerParameters parameters;
@@ -76,6 +80,14 @@ struct ParameterTable {
     }
     norm = add_norm("norm", c.d_model);
     head = add_linear("head", c.vocabulary, c.d_model);
+    // Behind all others, which start at the same values with gates as without.
+    for (std::size_t l = 0; l < c.attention.size(); ++l) {
+      if (!c.attention[l].gated) continue;
+      LinearParameters gate = add_linear("layer" + std::to_string(l) + ".gate", c.heads, c.d_model);
+      gate.bias.start = all.back().start = Start::horizons;
+      gate.bias.spread = all.back().spread = static_cast<double>(c.positions);
+      layers[l].gate = gate;
+    }
   }
 
  private:
@@ -129,6 +141,7 @@ struct Model {
         const auto counter = static_cast<std::uint64_t>(i);
         double value = p.start == Parameter::Start::ones ? 1 : 0;
         if (p.start == Parameter::Start::normal) value = p.spread * random_normal(stream, counter);
+        if (p.start == Parameter::Start::horizons) value = gate_bias(i, p.size(), p.spread);
         if (p.start == Parameter::Start::uniform) value = p.spread * (2 * random_uniform(stream, counter) - 1);
         parameters[static_cast<std::size_t>(p.offset + i)] = static_cast<T>(value);
       }
@@ -154,6 +167,7 @@ struct LayerActivations {
   NormActivations<T> norm1, norm2;
   Matrix<T> qkv, attended;    // [B·n, 3·H·d], [B·n, H·d]
   std::vector<T> normalizer;  // [B, H, n]
+  Matrix<T> log_gate;         // [B·n, H], or empty
   Matrix<T> hidden, slope;    // [B·n, F]: gelu's output and derivative
 };
 
@@ -166,7 +180,8 @@ struct Activations {
   Matrix<T> read;                // x[rows], [rows, C]
   NormActivations<T> norm;
   Matrix<T> logits;  // [rows, V]
-  Matrix<T> dstream, dnormed, dattended, dqkv, dhidden, dread;
+  Matrix<T> dstream, dnormed, dgated, dattended, dqkv, dlog_gate, dhidden, dread;
+  Rotary<T> rotary;
   csq::Workspace workspace;
 
   Heads<const T> query(std::size_t layer) const { return heads_view(layers[layer].qkv.data(), shape, 0, 3); }
@@ -222,16 +237,25 @@ void forward(const Model<T>& model, const Index* tokens, Index sequences, Index 
   const Index rows = a.shape.rows();
   const auto token = matrix_of(p, model.table.token), position = matrix_of(p, model.table.position);
   a.stream.resize(rows, c.d_model);
-  for (Index i = 0; i < rows; ++i) a.stream.row(i) = token.row(tokens[i]) + position.row(i % length);
+  for (Index i = 0; i < rows; ++i) {
+    a.stream.row(i) = token.row(tokens[i]);
+    if (!c.rotary) a.stream.row(i) += position.row(i % length);
+  }
 
   for (std::size_t l = 0; l < a.layers.size(); ++l) {
     const LayerParameters& layer = model.table.layers[l];
     LayerActivations<T>& act = a.layers[l];
     norm_forward(p, layer.norm1, a.stream, act.norm1);
     linear_forward(p, layer.qkv, act.norm1.out, act.qkv);
+    if (c.rotary) a.rotary.turn(act.qkv.data(), a.shape);
+    if (layer.gate) {
+      linear_forward(p, *layer.gate, act.norm1.out, act.log_gate);
+      log_sigmoid(act.log_gate.data(), act.log_gate.size());
+    }
     act.attended.resize(rows, a.shape.width());
     act.normalizer.resize(static_cast<std::size_t>(rows * c.heads));
-    attention(c.attention[l], a.shape, act.qkv.data(), act.attended.data(), act.normalizer.data(), a.workspace);
+    attention(c.attention[l], a.shape, act.qkv.data(), act.log_gate.data(), act.attended.data(), act.normalizer.data(),
+              a.workspace);
     linear_forward_add(p, layer.projection, act.attended, a.stream);
 
     norm_forward(p, layer.norm2, a.stream, act.norm2);
@@ -282,13 +306,22 @@ void backward(const Model<T>& model, const Index* tokens, const Matrix<T>& dlogi
     linear_backward(p, layer.up, act.norm2.out, a.dhidden, a.dnormed, gradient);
     norm_backward_add(p, layer.norm2, act.norm2, a.dnormed, a.dstream, gradient);
 
-    // x += attention(LN₁(x)·W_qkvᵀ + b)·W_oᵀ + b
+    // x += attention(LN₁(x)·W_qkvᵀ + b, gates)·W_oᵀ + b
     linear_backward(p, layer.projection, act.attended, a.dstream, a.dattended, gradient);
     a.dqkv.resize(rows, act.qkv.cols());
-    attention_backward(c.attention[l], a.shape, act.qkv.data(), act.attended.data(), act.normalizer.data(),
-                       a.dattended.data(), a.dqkv.data(), a.workspace);
+    if (layer.gate) a.dlog_gate.resize(rows, c.heads);
+    attention_backward(c.attention[l], a.shape, act.qkv.data(), act.log_gate.data(), act.attended.data(),
+                       act.normalizer.data(), a.dattended.data(), a.dqkv.data(),
+                       layer.gate ? a.dlog_gate.data() : nullptr, a.workspace);
     if (score_loss) score_loss(l, heads_view(a.dqkv.data(), a.shape, 0, 3), heads_view(a.dqkv.data(), a.shape, 1, 3));
+    if (c.rotary) a.rotary.turn_back(a.dqkv.data(), a.shape);
     linear_backward(p, layer.qkv, act.norm1.out, a.dqkv, a.dnormed, gradient);
+    if (layer.gate) {
+      // ℓ = log σ(LN₁(x)·W_gᵀ + b_g)
+      log_sigmoid_backward(a.dlog_gate.data(), act.log_gate.data(), act.log_gate.size());
+      linear_backward(p, *layer.gate, act.norm1.out, a.dlog_gate, a.dgated, gradient);
+      a.dnormed += a.dgated;
+    }
     norm_backward_add(p, layer.norm1, act.norm1, a.dnormed, a.dstream, gradient);
   }
 
@@ -296,7 +329,7 @@ void backward(const Model<T>& model, const Index* tokens, const Matrix<T>& dlogi
   auto dtoken = matrix_of(gradient, model.table.token), dposition = matrix_of(gradient, model.table.position);
   for (Index i = 0; i < rows; ++i) {
     dtoken.row(tokens[i]) += a.dstream.row(i);
-    dposition.row(i % a.shape.length) += a.dstream.row(i);
+    if (!c.rotary) dposition.row(i % a.shape.length) += a.dstream.row(i);
   }
 }
 

@@ -6,6 +6,7 @@
 //   check_gradient       ∂loss/∂parameters against central differences of a reference loss, elements of every parameter
 #pragma once
 
+#include <complex>
 #include <cstdio>
 
 #include "training.hpp"
@@ -71,6 +72,20 @@ inline Table reference_centered(const Table& x, csq::Centering centering) {
   return y;
 }
 
+// Row i as d/2 complex numbers x_a + i·x_(a+d/2), each times e^(i·angle).
+inline Table reference_rotated(const Table& x) {
+  Table y = x;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    for (std::size_t a = 0, half = x[i].size() / 2; a < half; ++a) {
+      const double rate = std::pow(10000.0, -2.0 * static_cast<double>(a) / static_cast<double>(x[i].size()));
+      const auto turned =
+          std::complex<double>(x[i][a], x[i][a + half]) * std::polar(1.0, static_cast<double>(i) * rate);
+      y[i][a] = turned.real();
+      y[i][a + half] = turned.imag();
+    }
+  return y;
+}
+
 inline double reference_dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0;
   for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
@@ -119,7 +134,7 @@ inline ReferenceForward reference_forward(const ModelConfig& config, const Param
     x.emplace_back();
     for (Index c = 0; c < config.d_model; ++c)
       x.back().push_back(p[table.token.offset + tokens[i] * config.d_model + c] +
-                         p[table.position.offset + i * config.d_model + c]);
+                         (config.rotary ? 0 : p[table.position.offset + i * config.d_model + c]));
   }
   const auto add = [&](const Table& y) {
     for (std::size_t i = 0; i < x.size(); ++i)
@@ -130,6 +145,7 @@ inline ReferenceForward reference_forward(const ModelConfig& config, const Param
     ReferenceLayer layer;
     layer.input = reference_norm(p, table.layers[l].norm1, x);
     const Table qkv = reference_linear(p, table.layers[l].qkv, layer.input);
+    const Table gates = table.layers[l].gate ? reference_linear(p, *table.layers[l].gate, layer.input) : Table();
     Table attended(cell(length));
     for (Index h = 0; h < config.heads; ++h) {
       std::array<Table, 3> parts;  // q, k, v of this head
@@ -138,14 +154,21 @@ inline ReferenceForward reference_forward(const ModelConfig& config, const Param
           const auto start = row.begin() + (static_cast<Index>(part) * config.heads + h) * config.head_dim;
           parts[part].emplace_back(start, start + config.head_dim);
         }
+      if (config.rotary) {
+        parts[0] = reference_rotated(parts[0]);
+        parts[1] = reference_rotated(parts[1]);
+      }
       ReferenceHead head{reference_centered(parts[0], settings.resolved_centering()),
                          reference_centered(parts[1], settings.resolved_centering()),
                          Table(cell(length), std::vector<double>(cell(length)))};
       for (std::size_t i = 0; i < cell(length); ++i) {
         const std::size_t seen = settings.causal ? i + 1 : cell(length);
         double normalizer = 0;
-        for (std::size_t j = 0; j < seen; ++j)
-          normalizer += head.attention[i][j] = reference_weight(settings.mechanism, head.query[i], head.key[j]);
+        for (std::size_t j = 0; j < seen; ++j) {
+          double weight = reference_weight(settings.mechanism, head.query[i], head.key[j]);
+          for (std::size_t t = j + 1; !gates.empty() && t <= i; ++t) weight /= 1 + std::exp(-gates[t][cell(h)]);
+          normalizer += head.attention[i][j] = weight;
+        }
         for (std::size_t j = 0; j < seen; ++j) head.attention[i][j] /= normalizer;
         for (std::size_t a = 0; a < cell(config.head_dim); ++a) {
           double sum = 0;

@@ -12,7 +12,7 @@
 #   --programs DIR  uses the programs of that folder instead of building them in build/paper
 #
 # It may be interrupted and run again: a job whose CSV exists is skipped, and an unfinished one leaves nothing. The first
-# line of a CSV names the commit and the machine. 4 to 5 hours on 2 cores.
+# line of a CSV names the commit and the machine. 5 to 6 hours on 2 cores.
 set -eu
 
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
@@ -23,6 +23,8 @@ fail() {
   echo "run.sh: $* (--help tells more)" >&2
   exit 2
 }
+
+results=$here/results
 
 mode=--check
 quick=false
@@ -57,7 +59,21 @@ cores=$(unset OMP_NUM_THREADS && nproc 2>/dev/null || echo 2)
 if [ -z "$jobs" ]; then jobs=$cores; fi
 case $jobs in '' | *[!0-9]* | 0) fail "--jobs: '$jobs' is no number of jobs" ;; esac
 
+# wanted_jobs: the lines of jobs.txt that are wanted and whose CSV is not there yet.
+wanted_jobs() {
+  sed 's/#.*//' "$here/jobs.txt" | while read -r name program options; do
+    bare=${name%!}
+    if [ -z "$name" ]; then continue; fi
+    if [ -e "$results/$bare.csv" ] && [ "$again" = false ]; then continue; fi
+    # Unquoted: a pattern.
+    case $bare in $only) echo "$name $program $options" ;; esac
+  done
+}
+reads_text=false
+if [ "$quick" = false ] && wanted_jobs | grep -q '^[^ ]* language '; then reads_text=true; fi
+
 need_command python3 python3
+if [ "$reads_text" = true ]; then need_command bible-kjv bible; fi
 if [ -z "$programs" ]; then
   need_command g++ "${CXX:-c++}" g++ clang++
   need_command cmake cmake
@@ -90,6 +106,16 @@ if [ -z "$programs" ]; then
     -DCSQ_BUILD_TESTS=OFF -DCSQ_BUILD_BENCH=OFF
   cmake --build "$build" --target paper --parallel "$cores"
   programs=$build/examples/paper
+fi
+
+# What language reads: the King James Bible, a verse a line without its number.
+if [ "$reads_text" = true ]; then
+  mkdir -p "$root/build"
+  CSQ_TEXT=$root/build/king_james_bible.txt
+  export CSQ_TEXT
+  bible -f -l9999 Ge1:1-Rev22:21 | sed 's/^[^ ]* //' >"$CSQ_TEXT.tmp"
+  [ -s "$CSQ_TEXT.tmp" ] || fail "bible printed no text"
+  mv "$CSQ_TEXT.tmp" "$CSQ_TEXT"
 fi
 
 # One core a job: Eigen and csq take as many threads as they are given.
@@ -191,22 +217,16 @@ work_side_by_side() {
 # The jobs that are wanted and not there yet: alone, those that have the machine for themselves; list, all.
 : >"$state/alone"
 : >"$state/shared"
-results=$here/results
 if [ "$quick" = true ]; then
-  for program in theorems real_heads cost kv_retrieval capacity kernel_swap depth; do
+  for program in theorems real_heads cost kv_retrieval capacity kernel_swap depth language; do
     echo "$program $program --quick" >>"$state/shared"
   done
 else
   mkdir -p "$results"
   origin >"$state/origin"
-  sed 's/#.*//' "$here/jobs.txt" | while read -r name program options; do
-    bare=${name%!}
-    if [ -z "$name" ]; then continue; fi
-    if [ -e "$results/$bare.csv" ] && [ "$again" = false ]; then continue; fi
-    # Unquoted: a pattern.
-    case $bare in $only) ;; *) continue ;; esac
-    if [ "$name" = "$bare" ]; then target=shared; else target=alone; fi
-    echo "$bare $program $options" >>"$state/$target"
+  wanted_jobs | while read -r name program options; do
+    case $name in *!) target=alone ;; *) target=shared ;; esac
+    echo "${name%!} $program $options" >>"$state/$target"
   done
 fi
 cat "$state/alone" "$state/shared" >"$state/list"

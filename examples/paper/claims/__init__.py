@@ -12,7 +12,7 @@ lacks its partner, or that is there twice, leaves the claim undecided, and is na
 constant, from which its rule's words are made (wording.py).
 """
 
-from . import capacity, controls, cost, depth, distillation, real_heads, retrieval, swap, sweeps, theorems
+from . import capacity, controls, cost, depth, distillation, language, real_heads, retrieval, swap, sweeps, theorems
 from .results import Results
 
 CLAIMS = [
@@ -27,6 +27,7 @@ CLAIMS = [
         swap,
         capacity,
         depth,
+        language,
         real_heads,
     )
     for claim in subject.CLAIMS

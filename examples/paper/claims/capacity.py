@@ -106,6 +106,52 @@ def recall_where_faster(results):
     return "; ".join(texts), decide(all(holds), all(lost))
 
 
+EPISODES = ("softmax", "csq", "linear", "gated_softmax", "gated_csq", "gated_linear", "csq_alone")
+
+
+def overwritten(results, name, dim):
+    return results.select("capacity", experiment="episodes", mechanism=name, head_size=dim)
+
+
+def overwritten_beside(results, *names):
+    """(text, [the median accuracy of each]) for each d."""
+    texts, medians = [], []
+    for dim in DIMS:
+        at = spreads({name: overwritten(results, name, dim) for name in names}, "accuracy")
+        texts.append(f"d = {dim}: " + ", ".join(f"{n.replace('_', ' ')} {v.text('{:.3f}')}" for n, v in at.items()))
+        medians.append([value.median for value in at.values()])
+    return "; ".join(texts), medians
+
+
+@CLAIMS.state(
+    topic="Capacity",
+    who="asked here",
+    says="A gate forgets what was overwritten: gated CSQ recalls the last episode as if there had been no other.",
+    rule="The same keys, overwritten by every episode. Holds if gated CSQ's median accuracy comes within "
+    f"{decimal(NEAR)} of CSQ's with the last episode alone, and CSQ without gates is at most {decimal(LOST)}, {AT_DIMS}; "
+    f"fails if for one d gated CSQ is {decimal(BELOW)} or more below.",
+    jobs="capacity_episodes_*",
+)
+def gate_forgets(results):
+    text, medians = overwritten_beside(results, "csq_alone", "gated_csq", "csq")
+    holds = all(gated >= alone - NEAR and plain <= LOST for alone, gated, plain in medians)
+    return text, decide(holds, any(gated <= alone - BELOW for alone, gated, _ in medians))
+
+
+@CLAIMS.state(
+    topic="Capacity",
+    who="asked here",
+    says="A gate is no capacity: with one, linear attention still loses pairs that CSQ keeps.",
+    rule=f"The same runs. Holds if gated linear attention's median accuracy is {decimal(BELOW)} or more below gated CSQ's, "
+    f"{AT_DIMS}; fails if for one d it comes within {decimal(NEAR)}.",
+    jobs="capacity_episodes_*",
+)
+def gate_is_no_capacity(results):
+    text, medians = overwritten_beside(results, "gated_csq", "gated_linear")
+    holds = all(linear <= ours - BELOW for ours, linear in medians)
+    return text, decide(holds, any(linear >= ours - NEAR for ours, linear in medians))
+
+
 WIDTH = 64
 HEAD_SIZES = (8, 16, 32, WIDTH)
 SMALL_HEAD = min(HEAD_SIZES)

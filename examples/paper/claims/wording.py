@@ -18,7 +18,7 @@ def exponential(value):
 
 
 def fraction(value):
-    return {1 / 2: "half", 1 / 4: "a quarter"}.get(value) or decimal(value)
+    return {1 / 2: "half", 1 / 3: "a third", 2 / 3: "two thirds", 1 / 4: "a quarter"}.get(value) or decimal(value)
 
 
 def times(value):

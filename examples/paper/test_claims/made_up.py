@@ -185,6 +185,17 @@ def capacities():
                         "multiply_adds": 1e6,
                         "attention_us": 10 * seed**2 * (2 if mechanism == "softmax" else 1),
                     }
+        for dim in capacity.DIMS:
+            for name, right in zip(capacity.EPISODES, (0.3, 0.3, 0.2, 0.99, 0.93, 0.4, 0.95)):
+                yield {
+                    "program": "capacity",
+                    "experiment": "episodes",
+                    "mechanism": name,
+                    "seed": seed,
+                    "head_size": dim,
+                    "pairs_over_features": 0.5,
+                    "accuracy": right - 0.001 * seed,
+                }
         for dim, right in zip(capacity.HEAD_SIZES, (0.3, 0.6, 0.9, 1)):
             yield {
                 "program": "capacity",
@@ -215,6 +226,41 @@ def depths():
                         "depth": layers,
                         "error": (solved if layers >= needed else 0.4) * (1 + 0.01 * seed),
                     }
+
+
+def languages():
+    whole = {
+        "softmax": (1.502, 1.6, 1.45),
+        "csq": (1.774, 1.7, 1.9),
+        "gated_softmax": (1.436, 1.55, 1.4),
+        "gated_csq": (1.55, 1.63, 1.5),
+        "gated_linear": (1.677, 1.75, 1.65),
+        "mixed": (1.447, 1.56, 1.41),
+    }
+    for seed in SEEDS:
+        for model, numbers in whole.items():
+            bits, first, last = (number + 0.003 * seed for number in numbers)
+            yield {
+                "program": "language",
+                "model": model,
+                "layers": 4,
+                "heads": 8,
+                "head_dim": 16,
+                "context": 512,
+                "steps": 1000,
+                "batch": 8,
+                "rate": 2e-3,
+                "seed": seed,
+                "text_bytes": 4000000,
+                "parameters": 860000,
+                "bits": bits,
+                "quarter_1": first,
+                "quarter_2": (first + bits) / 2,
+                "quarter_3": (last + bits) / 2,
+                "quarter_4": last,
+                "training_bits": bits - 0.02,
+                "seconds_a_step": 0.5,
+            }
 
 
 def real_heads():
@@ -261,7 +307,7 @@ def real_heads():
             yield row("error", data, "first", causal, 512, "csq", "factored", (1.5 + causal) * direct)
 
 
-MAKERS = (theorems, costs, retrievals, distillations, swaps, capacities, depths, real_heads)
+MAKERS = (theorems, costs, retrievals, distillations, swaps, capacities, depths, languages, real_heads)
 
 
 def all_runs():

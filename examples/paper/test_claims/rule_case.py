@@ -30,6 +30,9 @@ MEASURED = (
     "multiply_adds",
     "error",
     "value",
+    "bits",
+    "quarter_1",
+    "quarter_4",
 )
 
 

@@ -5,11 +5,19 @@ from claims.verdict import FAILS, HOLDS, UNDECIDED
 from . import made_up, rule_case
 
 RECALL = {"program": "capacity", "experiment": "recall"}
+EPISODES = {"program": "capacity", "experiment": "episodes"}
 
 
 class Capacity(rule_case.RuleCase):
     subject = capacity
-    expected = {"capacity": HOLDS, "equal_state": HOLDS, "recall_where_faster": HOLDS, "small_heads": HOLDS}
+    expected = {
+        "capacity": HOLDS,
+        "equal_state": HOLDS,
+        "recall_where_faster": HOLDS,
+        "gate_forgets": HOLDS,
+        "gate_is_no_capacity": HOLDS,
+        "small_heads": HOLDS,
+    }
     changes = (
         ("capacity", FAILS, [({**RECALL, "mechanism": "linear", "head_size": 8}, {"accuracy": 0.93})]),
         ("capacity", UNDECIDED, [({**RECALL, "mechanism": "linear", "head_size": 8}, {"accuracy": 0.6})]),
@@ -18,6 +26,10 @@ class Capacity(rule_case.RuleCase):
         ("recall_where_faster", FAILS, [({**RECALL, "mechanism": "csq", "pairs_over_features": 4}, {"accuracy": 0.3})]),
         ("recall_where_faster", UNDECIDED, [({**RECALL, "mechanism": "csq"}, {"attention_us": 1000})]),
         ("recall_where_faster", UNDECIDED, [({**RECALL, "mechanism": "csq"}, {"attention_us": 0})]),
+        ("gate_forgets", FAILS, [({**EPISODES, "mechanism": "gated_csq", "head_size": 8}, {"accuracy": 0.7})]),
+        ("gate_forgets", UNDECIDED, [({**EPISODES, "mechanism": "csq", "head_size": 8}, {"accuracy": 0.6})]),
+        ("gate_is_no_capacity", FAILS, [({**EPISODES, "mechanism": "gated_linear", "head_size": 4}, {"accuracy": 0.9})]),
+        ("gate_is_no_capacity", UNDECIDED, [({**EPISODES, "mechanism": "gated_linear"}, {"accuracy": 0.8})]),
         ("small_heads", FAILS, [({"experiment": "head_size", "head_size": 8}, {"accuracy": 1})]),
         ("small_heads", UNDECIDED, [({"experiment": "head_size", "head_size": 8}, {"accuracy": 0.9})]),
     )
