@@ -34,8 +34,8 @@ CSQ_INLINE void cap_score(double soft_cap, Vector<T>& score, Vector<T>& slope) {
   score = score < Vector<T>{} ? -capped : capped;
 }
 
-// A pair of bias −∞ is hidden, whatever its score; a finite one, as the lowest number is in many a mask, stays finite in
-// units of ln 2.
+// A pair of bias −∞ is hidden, whatever its score; a finite one, as the lowest number is in many a mask, stays finite
+// in units of ln 2.
 template <class T>
 CSQ_INLINE void add_bias(const T* bias, Vector<T>& score) {
   Vector<T> added, hidden, lowest;
@@ -50,40 +50,82 @@ CSQ_INLINE void add_bias(const T* bias, Vector<T>& score) {
   score = hides ? hidden : added;
 }
 
-// L_p − L_R and L_R − L_j of a block, R a key between: where the sums of a block lie close together, or every query
-// behind every key, a pair's difference is the sum of two numbers made once. 60 units of ln 2: their roundings are
-// 4e-6 at most in float, and no power of two overflows.
+// 2^difference, to the last bit where nothing is forgotten. NaN stays.
 template <class T>
-struct GateParts {
-  Vector<T> high, low;          // of the queries in the lanes
-  const T *key_high, *key_low;  // of the keys
-  Index middle = 0;             // R
-  bool are_close = false;
+CSQ_INLINE void exact_power(Vector<T>& difference) {
+  const Integers<T> none = difference == Vector<T>{};
+  exp2_in_place(difference);
+  Vector<T> one;
+  broadcast<T>(1, one);
+  difference = none ? one : difference;
+}
+// 2^(L_p − L_j), 1 where a pair is not visible and the difference may be anything.
+template <class T>
+CSQ_INLINE void decay_of(Vector<T>& difference) {
+  difference = difference > Vector<T>{} ? Vector<T>{} : difference;
+  exact_power<T>(difference);
+}
 
-  CSQ_INLINE GateParts(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane)
-      : high{}, low{}, key_high(adjust.key_gate), key_low(adjust.key_gate_low) {
-    load<T>(adjust.query_gate + lane, high);
-    load<T>(adjust.query_gate_low + lane, low);
-    // Sums fall from token to token. NaN is never close.
-    const T first_query = adjust.query_gate[0], last_query = adjust.query_gate[pairs.queries - 1];
-    const T first_key = key_high[0], last_key = key_high[pairs.keys - 1];
-    are_close = (first_query > first_key ? first_query : first_key) - (last_query < last_key ? last_query : last_key) < 60;
-    middle = pairs.all() ? pairs.keys - 1 : pairs.keys / 2;
+// The decays of one column of lanes after another, of a block: L_p − L_j, or with Powers 2^(L_p − L_j). R is the last
+// key that the first of these queries sees: L_p − L_R and L_R − L_j are both at most 0, so that their sum is right to a
+// rounding of itself however large they are, and no power overflows. The latter are the same for all columns of a block
+// that is wholly visible, and made once. What is behind R, the few keys at the diagonal, pair by pair.
+// (Where a mask starts within a block and gates are strong, a power for each pair took as long as all products
+// together.)
+template <class T, bool Powers>
+class GateParts {
+ public:
+  Vector<T> from_queries = {};  // to R
+  Index split = 0;              // the key behind R, or the first one
+
+  CSQ_INLINE T to_key(Index key) const { return to_key_[key]; }
+
+  // Of the keys [first, …).
+  CSQ_INLINE void set_lanes(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane, Index first) {
+    key_high_ = adjust.key_gate;
+    key_low_ = adjust.key_gate_low;
+    load<T>(adjust.query_gate + lane, high_);
+    load<T>(adjust.query_gate_low + lane, low_);
+    const Index behind = pairs.keys_of(lane);
+    split = behind > first ? behind : first;
+    if (behind <= first) return;
+    const Index last = behind - 1;
+    from_queries = (high_ - key_high_[last]) + (low_ - key_low_[last]);
+    if constexpr (Powers) exact_power<T>(from_queries);
+    if (last == last_ && first >= first_) return;
+    last_ = last;
+    first_ = first;
+    for (Index key = first / lanes<T> * lanes<T>; key < behind; key += lanes<T>) {  // whole vectors, as sums are there
+      Vector<T> high, low;
+      load<T>(key_high_ + key, high);
+      load<T>(key_low_ + key, low);
+      high = (key_high_[last] - high) + (key_low_[last] - low);
+      if constexpr (Powers) exact_power<T>(high);
+      store<T>(to_key_ + key, high);
+    }
   }
-  CSQ_INLINE void from_queries(Vector<T>& difference) const {
-    difference = (high - key_high[middle]) + (low - key_low[middle]);
-  }
-  CSQ_INLINE T to_key(Index key) const { return (key_high[middle] - key_high[key]) + (key_low[middle] - key_low[key]); }
-  // Of a pair, right to a rounding of itself whatever the sums are.
+  // L_p − L_j of a pair, right to a rounding of itself.
   CSQ_INLINE void difference(Index key, Vector<T>& result) const {
-    result = (high - key_high[key]) + (low - key_low[key]);
+    result = (high_ - key_high_[key]) + (low_ - key_low_[key]);
   }
+
+ private:
+  Vector<T> high_ = {}, low_ = {};                    // of the queries in the lanes
+  const T *key_high_ = nullptr, *key_low_ = nullptr;  // of the keys
+  Index last_ = -1, first_ = 0;                       // R and the first key of what to_key_ holds
+  alignas(64) T to_key_[block_tokens<T>];
+};
+
+template <class T>
+struct BlockGates {
+  GateParts<T, false> differences;
+  GateParts<T, true> powers;
 };
 
 // Cap, or bias, of the scores of one column of lanes of queries; `slopes`, where it is not null, takes the cap's.
 template <class T>
 __attribute__((noinline)) void cap_or_bias(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
-                                            Index first, Index keys, T* scores, T* slopes, bool capped) {
+                                           Index first, Index keys, T* scores, T* slopes, bool capped) {
   constexpr Index stride = block_tokens<T>;
   const Index count = pairs.queries - lane < lanes<T> ? pairs.queries - lane : lanes<T>;
   for (Index key = first; key < keys; ++key) {
@@ -104,89 +146,78 @@ __attribute__((noinline)) void cap_or_bias(const Adjustment<T>& adjust, const Vi
 // The scores of one column of lanes of queries.
 template <class T>
 __attribute__((noinline)) void adjust_scores(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
-                                             Index first, Index keys, T* scores, T* slopes) {
+                                             Index first, Index keys, GateParts<T, false>& gate, T* scores, T* slopes) {
   constexpr Index stride = block_tokens<T>;
   if (adjust.soft_cap != 0) cap_or_bias<T>(adjust, pairs, lane, first, keys, scores, slopes, true);
   if (adjust.has_gates()) {
-    const GateParts<T> gate(adjust, pairs, lane);
-    Vector<T> from_queries;
-    gate.from_queries(from_queries);
-    for (Index key = first; key < keys; ++key) {
-      Vector<T> score, difference;
-      load<T>(scores + key * stride + lane, score);
-      if (gate.are_close)
-        difference = from_queries + gate.to_key(key);
-      else
-        gate.difference(key, difference);
+    gate.set_lanes(adjust, pairs, lane, first);
+    const Vector<T> from_queries = gate.from_queries;
+    const Index split = gate.split;
+    T* column = scores + lane;
+    Vector<T> score, difference;
+    for (Index key = first; key < split; ++key) {
+      load<T>(column + key * stride, score);
+      score += from_queries + gate.to_key(key);
+      store<T>(column + key * stride, score);
+    }
+    for (Index key = split; key < keys; ++key) {
+      load<T>(column + key * stride, score);
+      gate.difference(key, difference);
       score += difference;
-      store<T>(scores + key * stride + lane, score);
+      store<T>(column + key * stride, score);
     }
   }
   if (adjust.bias != nullptr) cap_or_bias<T>(adjust, pairs, lane, first, keys, scores, slopes, false);
 }
 
-// 2^difference, to the last bit where nothing is forgotten. NaN stays.
 template <class T>
-CSQ_INLINE void exact_power(Vector<T>& difference) {
-  const Integers<T> none = difference == Vector<T>{};
-  exp2_in_place(difference);
-  Vector<T> one;
-  broadcast<T>(1, one);
-  difference = none ? one : difference;
+CSQ_INLINE void scale_pairs(const Vector<T>& factor, T* row, Vector<T>& sum) {
+  Vector<T> value;
+  load<T>(row, value);
+  value *= factor;
+  store<T>(row, value);
+  sum += value;
 }
-// 2^(L_p − L_j), 1 where a pair is not visible and the difference may be anything.
 template <class T>
-CSQ_INLINE void decay_of(Vector<T>& difference) {
-  difference = difference > Vector<T>{} ? Vector<T>{} : difference;
-  exact_power<T>(difference);
+CSQ_INLINE void scale_seen_pairs(const Vector<T>& factor, const Integers<T>& sees, T* row, Vector<T>& sum) {
+  Vector<T> value;
+  load<T>(row, value);
+  value = sees ? value * factor : Vector<T>{};
+  store<T>(row, value);
+  sum += value;
 }
 
 // Weights, and slopes where they are not null, of one column of lanes. Adds the sums of both to weight_sum and
 // slope_sum.
 template <class T>
 __attribute__((noinline)) void decay_weights(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
-                                             Index first, Index keys, T* weights, T* slopes, Vector<T>& weight_sum,
-                                             Vector<T>& slope_sum) {
+                                             Index first, Index keys, GateParts<T, true>& gate, T* weights, T* slopes,
+                                             Vector<T>& weight_sum, Vector<T>& slope_sum) {
   constexpr Index stride = block_tokens<T>;
+  gate.set_lanes(adjust, pairs, lane, first);
+  // In registers: what is reached through a reference is stored for every key, and the sums wait for their own stores.
+  const Vector<T> from_queries = gate.from_queries;
+  const Index split = gate.split;
+  Vector<T> decay, weight_total = weight_sum, slope_total = slope_sum;
+  // The keys [from, split) are seen by all lanes.
+  const Index start = pairs.start + lane + lanes<T> - 1;
+  const Index from = start > split ? split : start > first ? start : first;
+  for (Index key = from; key < split; ++key) {
+    decay = from_queries * gate.to_key(key);
+    scale_pairs<T>(decay, weights + key * stride + lane, weight_total);
+    if (slopes != nullptr) scale_pairs<T>(decay, slopes + key * stride + lane, slope_total);
+  }
   const Mask<T> mask(lane, pairs.start, pairs.diagonal);
-  const GateParts<T> gate(adjust, pairs, lane);
-  // Two factors for each pair: neither is above 1 where every query is behind every key, nor far from it where the sums
-  // are close.
-  const bool by_factors = gate.are_close || pairs.all();
-  alignas(64) T of_key[block_tokens<T>];
-  Vector<T> of_queries = {};
-  if (by_factors) {
-    gate.from_queries(of_queries);
-    exact_power<T>(of_queries);
-    for (Index key = 0; key < keys; key += lanes<T>) {  // up to whole vectors, as the sums are there
-      Vector<T> high, low;
-      load<T>(gate.key_high + key, high);
-      load<T>(gate.key_low + key, low);
-      high = (gate.key_high[gate.middle] - high) + (gate.key_low[gate.middle] - low);
-      exact_power<T>(high);
-      store<T>(of_key + key, high);
-    }
-  }
-  for (Index key = first; key < keys; ++key) {
-    Vector<T> decay, value;
+  for (Index key = from > first ? first : split; key < keys; key = key + 1 == from ? split : key + 1) {
     Integers<T> sees;
-    if (by_factors) {
-      decay = of_queries * of_key[key];
-    } else {
-      gate.difference(key, decay);
-      decay_of<T>(decay);
-    }
     mask.sees(key, sees);
-    load<T>(weights + key * stride + lane, value);
-    value = sees ? value * decay : Vector<T>{};
-    store<T>(weights + key * stride + lane, value);
-    weight_sum += value;
-    if (slopes == nullptr) continue;
-    load<T>(slopes + key * stride + lane, value);
-    value = sees ? value * decay : Vector<T>{};
-    store<T>(slopes + key * stride + lane, value);
-    slope_sum += value;
+    gate.difference(key, decay);
+    decay_of<T>(decay);
+    scale_seen_pairs<T>(decay, sees, weights + key * stride + lane, weight_total);
+    if (slopes != nullptr) scale_seen_pairs<T>(decay, sees, slopes + key * stride + lane, slope_total);
   }
+  weight_sum = weight_total;
+  slope_sum = slope_total;
 }
 
 // The same for one query, keys in lanes, up to whole vectors.

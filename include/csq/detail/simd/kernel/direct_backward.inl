@@ -147,10 +147,10 @@ CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, I
 template <class T>
 __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBackwardBlock<T>& block,
                                                                   const VisiblePairs& pairs, Index lane, Index first,
-                                                                  Index keys) {
+                                                                  Index keys, BlockGates<T>& gates) {
   constexpr Index stride = block_tokens<T>;
   if (block.weight.kind == WeightKind::exponential) {
-    adjust_scores<T>(block.adjust, pairs, lane, first, keys, block.weights, block.cap_slopes);
+    adjust_scores<T>(block.adjust, pairs, lane, first, keys, gates.differences, block.weights, block.cap_slopes);
     if (pairs.all())
       backward_weights_of_lanes<T, false>(block, lane, first, keys);
     else
@@ -172,7 +172,8 @@ __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBa
   else
     backward_weights_of_lanes<T, true>(plain, lane, first, keys);
   Vector<T> weight_sum = {}, slope_sum = {};
-  decay_weights<T>(block.adjust, pairs, lane, first, keys, block.weights, block.slopes, weight_sum, slope_sum);
+  decay_weights<T>(block.adjust, pairs, lane, first, keys, gates.powers, block.weights, block.slopes, weight_sum,
+                   slope_sum);
   if (block.slope_sum != nullptr)
     for (Index i = 0; i < lanes<T> && lane + i < block.queries; ++i)
       *block.slope_sum += static_cast<double>(slope_sum[i]);
@@ -185,6 +186,7 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
   const Index key_stride = padded_columns<T>(block.key_dim);
   const Index value_stride = padded_columns<T>(block.value_dim);
   const VisiblePairs pairs{block.queries, block.keys, block.band_start, block.diagonal};
+  BlockGates<T> gates;
   Upcoming upcoming = block.upcoming;
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
@@ -196,7 +198,7 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
                      block.slopes + first * stride + lane, stride, false, upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
       if (block.adjust.any())
-        adjusted_backward_weights_of_lanes<T>(block, pairs, lane + v * lanes<T>, first, keys);
+        adjusted_backward_weights_of_lanes<T>(block, pairs, lane + v * lanes<T>, first, keys, gates);
       else if (pairs.all())
         backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>, first, keys);
       else
