@@ -405,6 +405,33 @@ TEST_CASE("strong gates over 10,000 tokens: the scan is direct attention") {
   });
 }
 
+// A key of a large value, then tokens of value 0: what is left of it at the last row. Queries are 0, so that Taylor's
+// weights are 1. The nearest keys and those of whole blocks take different ways through the kernels; a scan multiplies
+// decays of its chunks, none of which need be too faint.
+TEST_CASE("what gates leave less than 2^-100 of is forgotten, and no more") {
+  for_float_and_double([]<class T>() {
+    const double limit = sizeof(T) == sizeof(double) ? 900 : 100;
+    for (const Index tokens : {2, 9, 40, 700})
+      for (const double units : {0.98 * limit, 1.02 * limit})
+        for (const csq::Method method : {csq::Method::direct, csq::Method::factored})
+          for (const Index chunk : {0, 1, 16}) {
+            CAPTURE(tokens, units, static_cast<int>(method), chunk);
+            const auto count = static_cast<std::size_t>(tokens);
+            std::vector<T> q(count * 4, T(0)), k(count * 4, T(1)), v(count, T(0)), out(count);
+            v[0] = static_cast<T>(std::exp2(limit));
+            const T gate = static_cast<T>(-units * std::log(2.0) / static_cast<double>(tokens - 1));
+            const std::vector<T> gates(count, gate);
+            const csq::Heads<const T> queries{q.data(), {1, 1, tokens, 4}}, keys{k.data(), {1, 1, tokens, 4}},
+                values{v.data(), {1, 1, tokens, 1}}, log_gate{gates.data(), {1, 1, tokens, 1}};
+            csq::attention(csq::Taylor{}, queries, keys, values, csq::Heads<T>{out.data(), {1, 1, tokens, 1}},
+                           {.causal = true, .log_gate = &log_gate, .method = method, .chunk = chunk});
+            const double left = static_cast<double>(out.back());
+            CHECK(left >= (units < limit ? 0.01 : 0));
+            if (units > limit) CHECK(left <= (method == csq::Method::direct ? 0 : 1));
+          }
+  });
+}
+
 TEST_CASE("gated rows whose features cancel are served directly too") {
   Random random(915);
   Problem p = Problem::random_backward(random, {600, 600, 4, 1}, true, Centering::none);

@@ -3,7 +3,7 @@
 //   a sequence     P pairs (key id, value id): P distinct keys of 8·D, in random order, each with a random one of 16
 //                  values, drawn afresh, so that nothing can be memorised; then each key is asked for once
 //   q, k, v        rows of three learned tables: Q [keys, H·d], K [keys, H·d], V [values, H·dᵥ]
-//   out [P, H·dᵥ]  attention of the P questions over the P pairs, no mask: 2·P tokens, up to 8·D
+//   out [P, H·dᵥ]  attention of the P questions over all pairs that are stored: 2·P tokens, up to 8·D
 //   logits         out·Wᵀ + b, loss = cross-entropy of the value asked for; chance is 1/values
 //
 // Three experiments (recall.hpp holds the sequences and the model):
@@ -11,8 +11,8 @@
 //   head_size  a width of H·d = 64 in heads of d = dᵥ = 8, 16, 32, 64, P = 512 of 1024 keys, 64 values: accuracy beside
 //              multiply-adds and measured time
 //   episodes   as recall, P = D/2, after three more episodes that gave the same keys other values: what is asked for
-//   has
-//              been overwritten three times. With and without gates; `csq_alone` has but the last episode
+//              was overwritten three times. A gate is told which row begins an episode. csq_alone and linear_alone
+//              have but the last episode
 //
 // State: what a decoder keeps, in float: csq D·(dᵥ+1) numbers, squared d(d+1)/2·(dᵥ+1), linear d·(dᵥ+1) and softmax its
 // cache of P·(d+dᵥ), which grows with P. `linear_equal_state` is linear with a head size of D: csq's state to the byte.
@@ -49,7 +49,8 @@ paper::Mechanism mechanism_named(const std::string& name) {
   if (name == "softmax" || name == "gated_softmax") return csq::Softmax{};
   if (name == "csq" || name == "gated_csq" || name == "csq_alone") return csq::Csq{};
   if (name == "squared") return csq::Squared{};
-  if (name == "linear" || name == "linear_equal_state" || name == "gated_linear") return csq::Linear{};
+  if (name == "linear" || name == "linear_equal_state" || name == "gated_linear" || name == "linear_alone")
+    return csq::Linear{};
   throw std::invalid_argument("--mechanism: unknown name '" + name + "'");
 }
 
@@ -74,7 +75,7 @@ struct Run {
 std::vector<std::string> mechanisms_of(const std::string& experiment) {
   if (experiment == "recall") return {"softmax", "csq", "squared", "linear", "linear_equal_state"};
   if (experiment == "head_size") return {"softmax", "csq", "squared", "linear"};
-  return {"softmax", "csq", "linear", "gated_softmax", "gated_csq", "gated_linear", "csq_alone"};
+  return {"softmax", "csq", "linear", "gated_softmax", "gated_csq", "gated_linear", "csq_alone", "linear_alone"};
 }
 
 Run recall_run(const std::string& name, Index dim, double ratio, Index rows) {
@@ -112,7 +113,7 @@ Run episodes_run(const std::string& name, Index dim, Index rows) {
   constexpr Index episodes = 4;
   Run run = recall_run(name, dim, 0.5, rows);
   run.experiment = "episodes";
-  run.task.episodes = name == "csq_alone" ? 1 : episodes;
+  run.task.episodes = name.ends_with("_alone") ? 1 : episodes;
   run.shape.keys = run.task.stored() + (run.gated() ? run.task.pairs : 0);
   return run;
 }
@@ -135,7 +136,7 @@ void count_state(const Run& run, Outcome& outcome) {
     outcome.features = heads * static_cast<double>(features);
     outcome.state_bytes = 4 * outcome.features * (value_dim + 1);
   } else {
-    outcome.state_bytes = 4 * heads * static_cast<double>(s.keys) * (key_dim + value_dim);
+    outcome.state_bytes = 4 * heads * static_cast<double>(run.task.stored()) * (key_dim + value_dim);
   }
 }
 
@@ -143,7 +144,8 @@ void count_state(const Run& run, Outcome& outcome) {
 void count_work(const Run& run, Outcome& outcome) {
   CrossShape one = run.shape;
   one.sequences = 1;
-  const csq::Shape shape = one.counted();
+  csq::Shape shape = one.counted();
+  shape.causal = run.gated();
   std::visit(
       [&](const auto& chosen) {
         const bool factored = csq::used_method(chosen, shape) == csq::Method::factored;
@@ -204,10 +206,10 @@ void report(const Run& run, const Training& training, const Outcome& outcome, pa
               outcome.method, outcome.multiply_adds / 1e6, outcome.microseconds, outcome.seconds);
   std::fflush(stdout);
   csv.row("capacity", run.experiment, run.name, training.seed, run.head_size, run.shape.heads, run.shape.key_dim,
-          run.shape.value_dim, csq_features(run), run.task.pairs, ratio, 2 * run.task.pairs, run.task.key_ids,
-          run.task.value_ids, 1 / static_cast<double>(run.task.value_ids), training.steps, training.rate,
-          outcome.accuracy, outcome.loss, outcome.features, outcome.state_bytes, outcome.method, outcome.multiply_adds,
-          outcome.microseconds, outcome.seconds);
+          run.shape.value_dim, csq_features(run), run.task.pairs, ratio, run.task.stored() + run.task.pairs,
+          run.task.key_ids, run.task.value_ids, 1 / static_cast<double>(run.task.value_ids), training.steps,
+          training.rate, outcome.accuracy, outcome.loss, outcome.features, outcome.state_bytes, outcome.method,
+          outcome.multiply_adds, outcome.microseconds, outcome.seconds);
 }
 
 void print_heading() {
@@ -267,8 +269,12 @@ bool quick(std::uint64_t seed) {
     report(run, training, outcome, none);
     ok &= passed("loss after 150 steps, of the first", outcome.loss / outcome.first_loss, 0.8);
   }
-  const Run run = head_size_run("csq", 16, training.rows);
   const Training short_training{.steps = 20, .seed = seed};
+  const Run gated = episodes_run("gated_csq", 4, training.rows);
+  const Outcome forgotten = perform(gated, short_training);
+  report(gated, short_training, forgotten, none);
+  ok &= passed("loss after 20 steps, of the first", forgotten.loss / forgotten.first_loss, 1);
+  const Run run = head_size_run("csq", 16, training.rows);
   const Outcome outcome = perform(run, short_training);
   report(run, short_training, outcome, none);
   ok &= passed("loss after 20 steps, of the first", outcome.loss / outcome.first_loss, 1);
@@ -294,17 +300,17 @@ int main(int count, char** words) try {
   app.add_option(
          "--mechanism", mechanisms,
          "softmax, csq, squared, linear; in recall also linear_equal_state; in episodes gated_softmax, gated_csq, "
-         "gated_linear, csq_alone and those without gates; default all")
+         "gated_linear, csq_alone, linear_alone and those without gates; default all")
       ->delimiter(',')
       ->check(CLI::IsMember({"softmax", "csq", "squared", "linear", "linear_equal_state", "gated_softmax", "gated_csq",
-                             "gated_linear", "csq_alone"}));
-  app.add_option("--dim", dims, "head sizes; default 4,8,16 (recall) or 8,16,32,64 (head_size)")
+                             "gated_linear", "csq_alone", "linear_alone"}));
+  app.add_option("--dim", dims, "head sizes; default 8,16,32,64 (head_size) or 4,8,16")
       ->delimiter(',')
       ->check(CLI::Range(1, 64));
-  app.add_option("--ratio", ratios, "pairs/D (recall)")
-      ->delimiter(',')
-      ->check(CLI::Range(0.0, 8.0))
-      ->capture_default_str();
+  auto* const ratio_option = app.add_option("--ratio", ratios, "pairs/D (recall)")
+                                 ->delimiter(',')
+                                 ->check(CLI::Range(0.0, 8.0))
+                                 ->capture_default_str();
   app.add_option("--seed", training.seed, "seed of tables and sequences")->capture_default_str();
   app.add_option("--steps", training.steps, "training steps")->check(CLI::Range(1, 1000000))->capture_default_str();
   app.add_option("--rate", training.rate, "learning rate at the start")
@@ -327,6 +333,8 @@ int main(int count, char** words) try {
     if (std::find(known.begin(), known.end(), name) == known.end())
       throw std::invalid_argument("--mechanism: " + name + " does not belong to --experiment " + experiment);
   if (mechanisms.empty()) mechanisms = known;
+  if (ratio_option->count() > 0 && experiment != "recall")
+    throw std::invalid_argument("--ratio: belongs to --experiment recall, not " + experiment);
   const bool head_size = experiment == "head_size";
   if (dims.empty()) dims = head_size ? std::vector<Index>{8, 16, 32, 64} : std::vector<Index>{4, 8, 16};
   std::vector<Run> runs;

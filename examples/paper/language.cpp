@@ -9,16 +9,19 @@
 //
 // Models: softmax, csq, gated_softmax, gated_csq, gated_linear and mixed, gated CSQ with gated softmax in the last
 // layer. A gate is one number per token and head (gates.hpp). Models of one seed start at the same parameters, gates
-// aside, and see the same windows.
+// aside (.5% more of them), and see the same windows. Rows are turned before they are centred or mapped (rotary.hpp).
 //
 // --quick checks the model with gates and rotary positions, its gradients and a short training; exit 1 when one fails.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <numbers>
 #include <string>
 #include <vector>
 
@@ -179,18 +182,23 @@ void check_gradients(Checks& checks_made, const std::string& model, std::uint64_
   check_model(checks_made, model, config, {}, seed);
 }
 
-// Numbered bytes: a window of training and one of validation never hold the same.
+// A text whose bytes say where they are from: 0 in blocks of training, their own number in those held out. A window of
+// training has none of the latter, one of validation is of one block.
 void check_held_out(Checks& checks_made) {
-  Bytes text(LanguageTask::block * LanguageTask::period * 2);
-  for (std::size_t i = 0; i < text.size(); ++i)
-    text[i] = i / LanguageTask::block % LanguageTask::period == LanguageTask::held_out ? 1 : 0;
+  Bytes text(LanguageTask::block * LanguageTask::period * 3);
+  for (std::size_t i = 0, block = 0; i < text.size(); block = ++i / LanguageTask::block)
+    text[i] = static_cast<unsigned char>(block % LanguageTask::period == LanguageTask::held_out ? block : 0);
   const LanguageTask task(text, 64);
   int wrong = 0;
-  for (const Index token : task.training_batch(500, 1, 1).tokens) wrong += token == 0 ? 0 : 1;
+  const Batch training = task.training_batch(500, 1, 1);
   const Batch validation = task.validation_batch(0, task.windows(), task.windows());
-  for (const Index token : validation.tokens) wrong += token == 1 ? 0 : 1;
-  for (const Index token : validation.targets) wrong += token == 1 ? 0 : 1;
-  checks_made.at_most("bytes of validation in training, or of training in validation", wrong, 0);
+  for (std::size_t i = 0; i < training.tokens.size(); ++i)
+    wrong += training.tokens[i] == 0 && training.targets[i] == 0 ? 0 : 1;
+  for (std::size_t i = 0; i < validation.tokens.size(); ++i) {
+    const Index block = validation.tokens[i / 64 * 64];
+    wrong += block > 0 && validation.tokens[i] == block && validation.targets[i] == block ? 0 : 1;
+  }
+  checks_made.at_most("bytes of validation in training, or of other blocks in validation", wrong, 0);
 }
 
 // A text of one sentence: a model that looks back learns it; the byte before alone leaves .92 bits a byte.

@@ -1,13 +1,18 @@
 // A text as bytes, to be predicted one from those before it.
 //
-//   blocks of 8192 bytes; of every 20, the tenth is held out: 5% of the text, from all over it, in whole blocks, so
-//   that no window of training shares a byte with one of validation training    windows of `context` bytes at random
-//   places of the rest, the next byte the target of each validation  windows side by side in the held-out blocks,
-//   spread evenly over them; always the same ones
+// It is cut into blocks of 8192 bytes, and of every 20 the tenth is held out: 5% of the text, from all over it, in
+// whole blocks, so that no window of training shares a byte with one of validation.
+//
+//   training    windows of `context` bytes at random places of the rest (blocks joined where one was taken out), the
+//               target of each byte the next
+//   validation  windows side by side in the held-out blocks, spread evenly over them; always the same ones
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "training.hpp"
 

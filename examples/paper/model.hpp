@@ -1,7 +1,7 @@
 // A pre-norm transformer (Vaswani et al. 2017, Xiong et al. 2020) with any csq mechanism in each layer.
 //
-//   x = E[token] + P[position]                                            [B·n, C], without P where positions are
-//   rotary for each layer:   x += attention(LN₁(x)·W_qkvᵀ + b, gates)·W_oᵀ + b
+//   x = E[token] + P[position]                                            [B·n, C]; rotary positions have no P
+//   for each layer:   x += attention(LN₁(x)·W_qkvᵀ + b, gates)·W_oᵀ + b
 //                     x += gelu(LN₂(x)·W₁ᵀ + b)·W₂ᵀ + b
 //   logits = LN(x[rows])·W_headᵀ + b                                      [rows, V], only where they are wanted
 //
@@ -254,8 +254,8 @@ void forward(const Model<T>& model, const Index* tokens, Index sequences, Index 
     }
     act.attended.resize(rows, a.shape.width());
     act.normalizer.resize(static_cast<std::size_t>(rows * c.heads));
-    attention(c.attention[l], a.shape, act.qkv.data(), act.log_gate.data(), act.attended.data(), act.normalizer.data(),
-              a.workspace);
+    attention(c.attention[l], a.shape, act.qkv.data(), layer.gate ? act.log_gate.data() : nullptr, act.attended.data(),
+              act.normalizer.data(), a.workspace);
     linear_forward_add(p, layer.projection, act.attended, a.stream);
 
     norm_forward(p, layer.norm2, a.stream, act.norm2);
@@ -310,8 +310,8 @@ void backward(const Model<T>& model, const Index* tokens, const Matrix<T>& dlogi
     linear_backward(p, layer.projection, act.attended, a.dstream, a.dattended, gradient);
     a.dqkv.resize(rows, act.qkv.cols());
     if (layer.gate) a.dlog_gate.resize(rows, c.heads);
-    attention_backward(c.attention[l], a.shape, act.qkv.data(), act.log_gate.data(), act.attended.data(),
-                       act.normalizer.data(), a.dattended.data(), a.dqkv.data(),
+    attention_backward(c.attention[l], a.shape, act.qkv.data(), layer.gate ? act.log_gate.data() : nullptr,
+                       act.attended.data(), act.normalizer.data(), a.dattended.data(), a.dqkv.data(),
                        layer.gate ? a.dlog_gate.data() : nullptr, a.workspace);
     if (score_loss) score_loss(l, heads_view(a.dqkv.data(), a.shape, 0, 3), heads_view(a.dqkv.data(), a.shape, 1, 3));
     if (c.rotary) a.rotary.turn_back(a.dqkv.data(), a.shape);

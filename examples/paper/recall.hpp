@@ -1,7 +1,7 @@
 // Associative recall by one attention layer: the sequences and the model, forward and backward.
 //
-//   stored   E episodes of P rows (key, value): P distinct keys, the same in every episode, in another order and with
-//            other values; E = 1 unless what was stored is to be overwritten
+//   stored   E episodes of P rows (key, value): P distinct keys, the same in every episode, in an order of its own and
+//            with other values; E = 1 unless what was stored is to be overwritten
 //   asked    each key once, after all of them: the value that the last episode gave it
 //   q, k, v  rows of three learned tables; logits = attention(q, k, v)·Wᵀ + b
 //   gates    ℓ = log σ(g), g one learned number for the first row of an episode and one for the others

@@ -2,7 +2,8 @@
 //
 //   x_a' = x_a·cos − x_b·sin,   x_b' = x_a·sin + x_b·cos,   b = a + d/2,   θ_a = 10000^(−2a/d)
 //
-// so that q_i·k_j depends on i − j alone. The gradient is turned back: the transpose of a rotation is its inverse.
+// so that q_i·k_j depends on i − j alone. What a mechanism then makes of the rows does not: CSQ centres the turned
+// rows, and Linear maps them. The gradient is turned back: the transpose of a rotation is its inverse.
 #pragma once
 
 #include "layers.hpp"

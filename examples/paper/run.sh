@@ -70,10 +70,10 @@ wanted_jobs() {
   done
 }
 reads_text=false
-if [ "$quick" = false ] && wanted_jobs | grep -q '^[^ ]* language '; then reads_text=true; fi
+if [ "$quick" = false ] && [ -n "$(wanted_jobs | grep '^[^ ]* language ')" ]; then reads_text=true; fi
 
 need_command python3 python3
-if [ "$reads_text" = true ]; then need_command bible-kjv bible; fi
+if [ "$reads_text" = true ] && [ -z "${CSQ_TEXT-}" ]; then need_command bible-kjv bible; fi
 if [ -z "$programs" ]; then
   need_command g++ "${CXX:-c++}" g++ clang++
   need_command cmake cmake
@@ -108,15 +108,19 @@ if [ -z "$programs" ]; then
   programs=$build/examples/paper
 fi
 
-# What language reads: the King James Bible, a verse a line without its number.
-if [ "$reads_text" = true ]; then
+# What language reads, unless CSQ_TEXT names another text: the King James Bible, a verse a line without its number.
+if [ "$reads_text" = true ] && [ -z "${CSQ_TEXT-}" ]; then
   mkdir -p "$root/build"
   CSQ_TEXT=$root/build/king_james_bible.txt
-  export CSQ_TEXT
-  bible -f -l9999 Ge1:1-Rev22:21 | sed 's/^[^ ]* //' >"$CSQ_TEXT.tmp"
-  [ -s "$CSQ_TEXT.tmp" ] || fail "bible printed no text"
-  mv "$CSQ_TEXT.tmp" "$CSQ_TEXT"
+  bible -f -l9999 Ge1:1-Rev22:21 >"$CSQ_TEXT.tmp"
+  sed 's/^[^ ]* //' "$CSQ_TEXT.tmp" >"$CSQ_TEXT"
+  rm "$CSQ_TEXT.tmp"
+  if [ "$(wc -l <"$CSQ_TEXT")" -ne 31102 ]; then
+    echo "run.sh: bible (Debian's bible-kjv) did not print the 31102 verses of the text" >&2
+    exit 1
+  fi
 fi
+export CSQ_TEXT="${CSQ_TEXT-}"
 
 # One core a job: Eigen and csq take as many threads as they are given.
 OMP_NUM_THREADS=1

@@ -5,7 +5,7 @@ NOT_TESTED = (
     "matrix units: what the O(n·d³) form gains or loses on hardware that multiplies matrices in one instruction",
     "other β, scales and centrings than those named above, and more than one seed of the penalties, distillation, swap and "
     "small embeddings",
-    "language modelling beyond minutes of training on two cores: one small text, one size, one kind of gate",
+    "language modelling beyond minutes of training on one core: one small text, one size, one kind of gate, positions by rotation before rows are centred or mapped",
     "a layer's attention beyond 16k tokens: scaled, not timed",
     "retrieval on sequences longer than D, where the summary pays: that task has 64 tokens, D is 561 (the language model's "
     "context is 512 bytes and its D 153)",

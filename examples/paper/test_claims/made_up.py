@@ -186,7 +186,7 @@ def capacities():
                         "attention_us": 10 * seed**2 * (2 if mechanism == "softmax" else 1),
                     }
         for dim in capacity.DIMS:
-            for name, right in zip(capacity.EPISODES, (0.3, 0.3, 0.2, 0.99, 0.93, 0.4, 0.95)):
+            for name, right in zip(capacity.EPISODES, (0.3, 0.3, 0.2, 0.99, 0.93, 0.4, 0.95, 0.42)):
                 yield {
                     "program": "capacity",
                     "experiment": "episodes",
@@ -247,11 +247,13 @@ def languages():
                 "heads": 8,
                 "head_dim": 16,
                 "context": 512,
-                "steps": 1000,
-                "batch": 8,
-                "rate": 2e-3,
+                "steps": 1500,
+                "batch": 4,
+                "rate": 4e-3,
                 "seed": seed,
-                "text_bytes": 4000000,
+                "text_bytes": 4137850,
+                "text_checksum": 4274962497,
+                "windows": 200,
                 "parameters": 860000,
                 "bits": bits,
                 "quarter_1": first,

@@ -26,11 +26,12 @@ struct GateSums {
   const T* low = nullptr;
 
   GateSums from(Index token) const { return high == nullptr ? GateSums{} : GateSums{high + token, low + token}; }
-  // What a token's decay leaves until another that is not before it.
+  // What gates leave of a token until another that is not before it; 0 where it is too faint to count.
   double decay(Index from, Index to) const {
     const double sum = (static_cast<double>(high[to]) - static_cast<double>(high[from])) +
                        (static_cast<double>(low[to]) - static_cast<double>(low[from]));
-    return std::exp2(sum);
+    const double left = std::exp2(sum);
+    return left < static_cast<double>(simd::smallest_decay<T>) ? 0 : left;
   }
 };
 

@@ -109,17 +109,23 @@ void few_tokens_attention(const Problem<T>& problem, FewTokensScratch<T>& scratc
   const Index group = problem.group();
   simd::ShortHead<T> head = scratch.head;
   head.weight = kernel_weight(problem.weight);
-  for (Index h = first_head; h < first_head + heads; ++h) {
-    const Index batch = h / problem.key.heads(), key_head = h % problem.key.heads();
-    const Index keys = problem.visible_keys(batch), queries = problem.real_queries(batch);
+  head.band_start = visibility.band_start(0, 0);
+  // Counted, not divided: a division takes as long as the products of a head of one token.
+  Index batch = first_head / problem.key.heads(), key_head = first_head % problem.key.heads(), keys = 0, queries = 0;
+  for (Index h = first_head; h < first_head + heads; ++h, ++key_head) {
+    if (key_head == problem.key.heads()) {
+      key_head = 0;
+      ++batch;
+    }
     if (h == first_head || key_head == 0) {
+      keys = problem.visible_keys(batch);
+      queries = problem.real_queries(batch);
       head.query = short_rows(problem, problem.query_history, batch, query_factor(problem));
       head.key = short_rows(problem, problem.key_history, batch, 1);
+      head.diagonal = visibility.diagonal(0, 0, keys);
     }
     bind_short_rows(problem.key, problem.key_history, batch, key_head, keys, head.key);
     head.value = rows_of(problem.value.head(batch, key_head), 0, keys);
-    head.diagonal = visibility.diagonal(0, 0, keys);
-    head.band_start = visibility.band_start(0, 0);
     if (problem.has_gates()) scratch.gates.bind(problem, h, 1);
     for (Index g = 0; g < group; ++g) {
       if (!problem.is_plain()) head.adjust = scratch.adjustment(problem, batch, key_head * group + g, g);
@@ -192,16 +198,21 @@ void few_tokens_attention_backward(const BackwardProblem<T>& problem, FewTokensB
   head.log_normalizer = scratch.log_normalizer;
   std::fill_n(scratch.log_normalizer, simd::token_group, T(0));  // also past the queries: vectors read them
   std::fill_n(head.dot, simd::token_group, T(0));
-  for (Index h = first_head; h < first_head + heads; ++h) {
-    const Index batch = h / p.key.heads(), key_head = h % p.key.heads();
-    const Index keys = p.visible_keys(batch), queries = p.real_queries(batch);
+  Index batch = first_head / p.key.heads(), key_head = first_head % p.key.heads(), keys = 0, queries = 0;
+  for (Index h = first_head; h < first_head + heads; ++h, ++key_head) {
+    if (key_head == p.key.heads()) {
+      key_head = 0;
+      ++batch;
+    }
     if (h == first_head || key_head == 0) {
+      keys = p.visible_keys(batch);
+      queries = p.real_queries(batch);
       head.query = short_rows(p, p.query_history, batch, query_factor(p));
       head.key = short_rows(p, p.key_history, batch, 1);
+      head.diagonal = visibility.diagonal(0, 0, keys);
     }
     bind_short_rows(p.key, p.key_history, batch, key_head, keys, head.key);
     head.value = rows_of(p.value.head(batch, key_head), 0, keys);
-    head.diagonal = visibility.diagonal(0, 0, keys);
     head.key_target = target(problem.gradients.key.head(batch, key_head));
     head.value_target = target(problem.gradients.value.head(batch, key_head));
     parameter_terms[h] = 0;

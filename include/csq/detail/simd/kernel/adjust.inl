@@ -50,6 +50,12 @@ CSQ_INLINE void add_bias(const T* bias, Vector<T>& score) {
   score = hides ? hidden : added;
 }
 
+// Products with what lies near the end of T's range would be subnormal, and some processors take a hundred cycles for
+// each. NaN stays.
+template <class T>
+CSQ_INLINE void forget_faint(Vector<T>& decay) {
+  decay = decay < smallest_decay<T> ? Vector<T>{} : decay;
+}
 // 2^difference, to the last bit where nothing is forgotten. NaN stays.
 template <class T>
 CSQ_INLINE void exact_power(Vector<T>& difference) {
@@ -64,20 +70,20 @@ template <class T>
 CSQ_INLINE void decay_of(Vector<T>& difference) {
   difference = difference > Vector<T>{} ? Vector<T>{} : difference;
   exact_power<T>(difference);
+  forget_faint<T>(difference);
 }
 
-// The decays of one column of lanes after another, of a block: L_p − L_j, or with Powers 2^(L_p − L_j). R is the last
-// key that the first of these queries sees: L_p − L_R and L_R − L_j are both at most 0, so that their sum is right to a
+// The decays of one column of lanes after another, of a block: L_p − L_j, or as powers 2^(L_p − L_j). R is the last key
+// that the first of these queries sees: L_p − L_R and L_R − L_j are both at most 0, so that their sum is right to a
 // rounding of itself however large they are, and no power overflows. The latter are the same for all columns of a block
-// that is wholly visible, and made once. What is behind R, the few keys at the diagonal, pair by pair.
-// (Where a mask starts within a block and gates are strong, a power for each pair took as long as all products
-// together.)
-template <class T, bool Powers>
+// that is wholly visible, and made once. Keys behind R, at the diagonal, go pair by pair.
+template <class T>
 class GateParts {
  public:
-  Vector<T> from_queries = {};  // to R
-  Index split = 0;              // the key behind R, or the first one
+  Vector<T> from_queries;  // to R
+  Index split = 0;         // keys [first, split) have a to_key
 
+  CSQ_INLINE explicit GateParts(bool powers) : powers_(powers) {}
   CSQ_INLINE T to_key(Index key) const { return to_key_[key]; }
 
   // Of the keys [first, …).
@@ -86,12 +92,13 @@ class GateParts {
     key_low_ = adjust.key_gate_low;
     load<T>(adjust.query_gate + lane, high_);
     load<T>(adjust.query_gate_low + lane, low_);
+    from_queries = Vector<T>{};
     const Index behind = pairs.keys_of(lane);
     split = behind > first ? behind : first;
     if (behind <= first) return;
     const Index last = behind - 1;
     from_queries = (high_ - key_high_[last]) + (low_ - key_low_[last]);
-    if constexpr (Powers) exact_power<T>(from_queries);
+    if (powers_) exact_power<T>(from_queries);
     if (last == last_ && first >= first_) return;
     last_ = last;
     first_ = first;
@@ -100,7 +107,7 @@ class GateParts {
       load<T>(key_high_ + key, high);
       load<T>(key_low_ + key, low);
       high = (key_high_[last] - high) + (key_low_[last] - low);
-      if constexpr (Powers) exact_power<T>(high);
+      if (powers_) exact_power<T>(high);
       store<T>(to_key_ + key, high);
     }
   }
@@ -110,16 +117,11 @@ class GateParts {
   }
 
  private:
-  Vector<T> high_ = {}, low_ = {};                    // of the queries in the lanes
-  const T *key_high_ = nullptr, *key_low_ = nullptr;  // of the keys
-  Index last_ = -1, first_ = 0;                       // R and the first key of what to_key_ holds
+  Vector<T> high_, low_;          // of the queries in the lanes
+  const T *key_high_, *key_low_;  // of the keys
+  Index last_ = -1, first_ = 0;   // R and the first key of what to_key_ holds
   alignas(64) T to_key_[block_tokens<T>];
-};
-
-template <class T>
-struct BlockGates {
-  GateParts<T, false> differences;
-  GateParts<T, true> powers;
+  bool powers_;
 };
 
 // Cap, or bias, of the scores of one column of lanes of queries; `slopes`, where it is not null, takes the cap's.
@@ -146,7 +148,7 @@ __attribute__((noinline)) void cap_or_bias(const Adjustment<T>& adjust, const Vi
 // The scores of one column of lanes of queries.
 template <class T>
 __attribute__((noinline)) void adjust_scores(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
-                                             Index first, Index keys, GateParts<T, false>& gate, T* scores, T* slopes) {
+                                             Index first, Index keys, GateParts<T>& gate, T* scores, T* slopes) {
   constexpr Index stride = block_tokens<T>;
   if (adjust.soft_cap != 0) cap_or_bias<T>(adjust, pairs, lane, first, keys, scores, slopes, true);
   if (adjust.has_gates()) {
@@ -191,7 +193,7 @@ CSQ_INLINE void scale_seen_pairs(const Vector<T>& factor, const Integers<T>& see
 // slope_sum.
 template <class T>
 __attribute__((noinline)) void decay_weights(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
-                                             Index first, Index keys, GateParts<T, true>& gate, T* weights, T* slopes,
+                                             Index first, Index keys, GateParts<T>& gate, T* weights, T* slopes,
                                              Vector<T>& weight_sum, Vector<T>& slope_sum) {
   constexpr Index stride = block_tokens<T>;
   gate.set_lanes(adjust, pairs, lane, first);
@@ -199,16 +201,19 @@ __attribute__((noinline)) void decay_weights(const Adjustment<T>& adjust, const 
   const Vector<T> from_queries = gate.from_queries;
   const Index split = gate.split;
   Vector<T> decay, weight_total = weight_sum, slope_total = slope_sum;
-  // The keys [from, split) are seen by all lanes.
+  // All lanes see the keys [from, split), and none sees those before begin or from end on, which are 0 already.
+  const Index seen_from = pairs.first_key_of(lane), seen_until = pairs.keys_of_lanes(lane, lanes<T>);
+  const Index begin = seen_from > first ? seen_from : first, end = seen_until < keys ? seen_until : keys;
   const Index start = pairs.start + lane + lanes<T> - 1;
-  const Index from = start > split ? split : start > first ? start : first;
+  const Index from = start > split ? split : start > begin ? start : begin;
   for (Index key = from; key < split; ++key) {
     decay = from_queries * gate.to_key(key);
+    forget_faint<T>(decay);
     scale_pairs<T>(decay, weights + key * stride + lane, weight_total);
     if (slopes != nullptr) scale_pairs<T>(decay, slopes + key * stride + lane, slope_total);
   }
   const Mask<T> mask(lane, pairs.start, pairs.diagonal);
-  for (Index key = from > first ? first : split; key < keys; key = key + 1 == from ? split : key + 1) {
+  for (Index key = from > begin ? begin : split; key < end; key = key + 1 == from ? split : key + 1) {
     Integers<T> sees;
     mask.sees(key, sees);
     gate.difference(key, decay);

@@ -120,15 +120,15 @@ CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane, Index 
 // The weights of one column of lanes whose scores or weights are adjusted.
 template <class T>
 __attribute__((noinline)) bool adjusted_weights_of_lanes(const DirectBlock<T>& block, const VisiblePairs& pairs,
-                                                         Index lane, Index first, Index keys, BlockGates<T>& gates) {
+                                                         Index lane, Index first, Index keys, GateParts<T>& gates) {
   const bool exponential = block.weight.kind == WeightKind::exponential;
-  if (exponential) adjust_scores<T>(block.adjust, pairs, lane, first, keys, gates.differences, block.weights, nullptr);
+  if (exponential) adjust_scores<T>(block.adjust, pairs, lane, first, keys, gates, block.weights, nullptr);
   Vector<T> total, sum = {}, ignored = {};
   load<T>(block.normalizer + lane, total);
   const bool scaled = pairs.all() ? weights_of_lanes<T, false>(block, lane, first, keys)
                                   : weights_of_lanes<T, true>(block, lane, first, keys);
   if (exponential || !block.adjust.has_gates()) return scaled;
-  decay_weights<T>(block.adjust, pairs, lane, first, keys, gates.powers, block.weights, nullptr, sum, ignored);
+  decay_weights<T>(block.adjust, pairs, lane, first, keys, gates, block.weights, nullptr, sum, ignored);
   total += sum;
   store<T>(block.normalizer + lane, total);
   return false;
@@ -150,7 +150,7 @@ void direct(const DirectBlock<T>& block) {
   const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
   const VisiblePairs pairs{block.queries, block.keys, block.band_start, block.diagonal};
   bool scaled = false;
-  BlockGates<T> gates;
+  GateParts<T> gates(block.weight.kind != WeightKind::exponential);
   Upcoming upcoming = block.upcoming;
   // A few lanes at a time: their scores stay in the first-level cache until they are weights.
   for (Index done = 0; done < vectors;) {

@@ -147,10 +147,10 @@ CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, I
 template <class T>
 __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBackwardBlock<T>& block,
                                                                   const VisiblePairs& pairs, Index lane, Index first,
-                                                                  Index keys, BlockGates<T>& gates) {
+                                                                  Index keys, GateParts<T>& gates) {
   constexpr Index stride = block_tokens<T>;
   if (block.weight.kind == WeightKind::exponential) {
-    adjust_scores<T>(block.adjust, pairs, lane, first, keys, gates.differences, block.weights, block.cap_slopes);
+    adjust_scores<T>(block.adjust, pairs, lane, first, keys, gates, block.weights, block.cap_slopes);
     if (pairs.all())
       backward_weights_of_lanes<T, false>(block, lane, first, keys);
     else
@@ -172,8 +172,7 @@ __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBa
   else
     backward_weights_of_lanes<T, true>(plain, lane, first, keys);
   Vector<T> weight_sum = {}, slope_sum = {};
-  decay_weights<T>(block.adjust, pairs, lane, first, keys, gates.powers, block.weights, block.slopes, weight_sum,
-                   slope_sum);
+  decay_weights<T>(block.adjust, pairs, lane, first, keys, gates, block.weights, block.slopes, weight_sum, slope_sum);
   if (block.slope_sum != nullptr)
     for (Index i = 0; i < lanes<T> && lane + i < block.queries; ++i)
       *block.slope_sum += static_cast<double>(slope_sum[i]);
@@ -186,7 +185,7 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
   const Index key_stride = padded_columns<T>(block.key_dim);
   const Index value_stride = padded_columns<T>(block.value_dim);
   const VisiblePairs pairs{block.queries, block.keys, block.band_start, block.diagonal};
-  BlockGates<T> gates;
+  GateParts<T> gates(block.weight.kind != WeightKind::exponential);
   Upcoming upcoming = block.upcoming;
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
