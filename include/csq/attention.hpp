@@ -13,7 +13,7 @@
 
 #include "csq/cost_model.hpp"
 #include "csq/detail/call/scalars.hpp"
-#include "csq/detail/engine.hpp"
+#include "csq/detail/checked_calls.hpp"
 
 namespace CSQ_CODE {
 

@@ -11,7 +11,7 @@
 #include <type_traits>
 
 #include "csq/detail/call/scalars.hpp"
-#include "csq/detail/engine.hpp"
+#include "csq/detail/checked_calls.hpp"
 
 namespace CSQ_CODE {
 

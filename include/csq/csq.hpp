@@ -11,6 +11,7 @@
 #include "csq/kept_summary.hpp"
 #include "csq/mechanism.hpp"
 #include "csq/options.hpp"
+#include "csq/partials.hpp"
 #include "csq/penalties.hpp"
 #include "csq/shape.hpp"
 #include "csq/version.hpp"

@@ -27,6 +27,8 @@ void attend(const Mechanism& mechanism) {
   csq::attention_backward(mechanism, queries, keys, values, csq::heads_of(out), csq::heads_of(normalizer), queries,
                           {csq::heads_of(dq), csq::heads_of(dk), csq::heads_of(dv)}, options);
 
+  csq::merge_partials(mechanism, queries, queries, keys, keys, csq::heads_of(out), csq::heads_of(normalizer));
+
   const csq::Shape shape{.queries = 4, .keys = 4, .key_dim = 3, .value_dim = 3};
   csq::workspace_bytes<T>(mechanism, shape);
   csq::backward_workspace_bytes<T>(mechanism, shape);

@@ -170,6 +170,8 @@ void resolve_adjustments(Problem<T>& problem, const Options& options) {
 template <class T>
 void resolve_options(Problem<T>& problem, const Options& options, Centering automatic) {
   const Index n = problem.queries(), m = problem.keys();
+  require(options.query_offsets.empty() && options.key_offsets.empty(),
+          "query_offsets: only attention and its gradient take packed sequences");
   problem.causal = options.causal;
   problem.centering = options.centering == Centering::automatic ? automatic : options.centering;
   if (options.scale.has_value()) {

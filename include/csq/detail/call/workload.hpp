@@ -102,6 +102,8 @@ inline Shape checked_shape(Shape shape) {
 
 // The work of a call with these sizes; a mask may be asked for in either place.
 inline Workload workload_of(const Shape& shape, const Options& options) {
+  require(options.query_offsets.empty() && options.key_offsets.empty(),
+          "query_offsets: what a shape costs is asked for each sequence by itself");
   Workload work{checked_shape(shape), options.key_length, options.query_length};
   work.window = checked_window(options.window, work.shape.queries, work.shape.keys);
   work.direct_only = direct_only(options, work.shape.heads, work.shape.kv_heads);
