@@ -225,6 +225,11 @@ TEST_CASE("packed sequences that cannot be are errors, and nothing is written") 
   CHECK_THROWS_AS(csq::choose_method({.queries = 10, .keys = 10, .key_dim = 4, .value_dim = 4},
                                      {.query_offsets = good, .key_offsets = good}),
                   std::invalid_argument);
+  // Of no sequences at all.
+  CHECK_THROWS_AS(
+      csq::attention(csq::Softmax{}, step.q.rows(0, 0), step.k.rows(0, 0), step.v.rows(0, 0), step.out.rows(0, 0),
+                     {.scale = std::nan(""), .query_offsets = offsets_of({}), .key_offsets = offsets_of({})}),
+      std::invalid_argument);
   // The second of the sequences is what cannot be: a decoder's step without its history.
   const std::vector<Index> short_queries{0, 4, 6};
   Step<float> decode(Case{{4, 2}, {4, 6}}, random);

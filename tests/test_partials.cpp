@@ -1,4 +1,5 @@
 // merge_partials: attention over two parts of the keys is attention over all.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -58,7 +59,8 @@ double largest_difference(const std::vector<T>& a, const std::vector<T>& b) {
   for (std::size_t i = 0; i < a.size(); ++i) {
     const double x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
     const double difference = x == y ? 0 : std::abs(x - y) / (1 + std::abs(y));
-    if (!(difference <= largest)) largest = difference;
+    if (std::isnan(difference)) return std::numeric_limits<double>::infinity();
+    largest = std::max(largest, difference);
   }
   return largest;
 }
@@ -116,7 +118,10 @@ TEST_CASE("a sink of one part is a sink of the whole; rows that nothing sees; Na
   merge(csq::Softmax{});
   CHECK(merged.statistic[0] == -infinity);
   CHECK(merged.rows[0] == 0);
-  for (const std::size_t row : {1, 2}) {
+  first.statistic[4] = nan, second.statistic[4] = -infinity;
+  first.statistic[5] = -infinity, second.statistic[5] = nan;
+  merge(csq::Softmax{});
+  for (const std::size_t row : {1, 2, 4, 5}) {
     CHECK(std::isnan(merged.statistic[row]));
     CHECK(std::isnan(merged.rows[row * value_dim]));
   }
@@ -124,6 +129,19 @@ TEST_CASE("a sink of one part is a sink of the whole; rows that nothing sees; Na
   second.statistic[3] = 0.5;
   merge(csq::Csq{});
   CHECK(std::isnan(merged.rows[3 * value_dim]));
+  // A sum that the type does not hold: the row is right, its normaliser NaN, as attention reports it.
+  Result<float> large, other, both;
+  std::fill(large.statistic.begin(), large.statistic.end(), 3e38f);
+  other = large;
+  std::fill(large.rows.begin(), large.rows.end(), 1.0f);
+  csq::merge_partials(csq::Csq{}, large.out(), large.normalizer(), other.out(), other.normalizer(), both.out(),
+                      both.normalizer());
+  CHECK(both.rows[0] == 0.5f);
+  CHECK(std::isnan(both.statistic[0]));
+  // The second part in place.
+  csq::merge_partials(csq::Csq{}, large.out(), large.normalizer(), other.out(), other.normalizer(), other.out(),
+                      other.normalizer());
+  CHECK(other.rows == both.rows);
 }
 
 TEST_CASE("partial results that do not fit are errors") {

@@ -3,7 +3,8 @@
 //   softmax       L = ln(e^L₁ + e^L₂)      o = e^(L₁ − L)·o₁ + e^(L₂ − L)·o₂        L: log-sum-exp
 //   the others    δ = δ₁ + δ₂              o = (δ₁·o₁ + δ₂·o₂)/δ                      δ: normaliser
 //
-// In double, rounded once. A row that one part does not see (δ = 0, L = −∞) is the other's, to the bit. O(n·dᵥ) a head.
+// In double, rounded once. A row that one part does not see (δ = 0, L = −∞) is the other's, to the bit. Where δ of a
+// part is negative or NaN, as a Polynomial's may be, that part's rows are NaN and so is the row. O(n·dᵥ) a head.
 #pragma once
 
 #include "csq/detail/call/scalars.hpp"

@@ -21,13 +21,21 @@ struct Partial {
   Heads<T> rows, statistic;
 };
 
+// A normaliser that T does not hold to all its digits is NaN, as attention's is: backward divides by it.
+template <class T>
+T held_normalizer(double value) {
+  const T held = static_cast<T>(value);
+  const bool is_held = held >= (std::numeric_limits<T>::min)() && held <= (std::numeric_limits<T>::max)();
+  return value == 0 || is_held ? held : std::numeric_limits<T>::quiet_NaN();
+}
+
 // What each part weighs in a row, and the row's statistic.
 struct MergedRow {
   double first = 0, second = 0, statistic = 0;
 
   static MergedRow of_exponential(double a, double b) {
+    if (is_minus_infinity(a) && is_minus_infinity(b)) return {0, 0, a};
     const double largest = a > b ? a : b;
-    if (is_minus_infinity(largest)) return {0, 0, largest};
     const double x = std::exp(a - largest), y = std::exp(b - largest), sum = x + y;
     return {x / sum, y / sum, largest + std::log(sum)};
   }
@@ -103,7 +111,7 @@ void merge_partials_checked(bool exponential, const Partial<const T>& first, con
       const double x = static_cast<double>(a_statistic(row, 0)), y = static_cast<double>(b_statistic(row, 0));
       const MergedRow merged = exponential ? MergedRow::of_exponential(x, y) : MergedRow::of_polynomial(x, y);
       merge_rows(merged, a, b, rows, row);
-      statistic(row, 0) = static_cast<T>(merged.statistic);
+      statistic(row, 0) = exponential ? static_cast<T>(merged.statistic) : held_normalizer<T>(merged.statistic);
     }
   });
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -64,6 +65,7 @@ void check_packed_gradients(const BackwardProblem<T>& whole, const Options& opti
 struct PackedRows {
   Index first = 0, count = 0;
 
+  PackedRows() = default;
   PackedRows(std::span<const Index> offsets, Index sequence)
       : first(offsets[static_cast<std::size_t>(sequence)]),
         count(offsets[static_cast<std::size_t>(sequence) + 1] - first) {}
@@ -124,6 +126,14 @@ struct PackedForward {
     make_plan(one, own);
     return one;
   }
+  void begin() const {
+    if (options.summary != nullptr) options.summary->clear();
+  }
+  // Where there is no sequence whose call would.
+  void check_options() const {
+    Problem<T> one = whole;
+    resolve_options(one, packed_options<T>(options, PackedRows(), 1), automatic);
+  }
   bool is_empty(const Problem<T>& one) const { return one.output.empty(); }
   Index term_count() const { return 0; }
   void place_terms(Index, double*, Problem<T>&) const {}
@@ -165,6 +175,8 @@ struct PackedBackward {
     make_plan(one, own);
     return one;
   }
+  void begin() const {}
+  void check_options() const { forward().check_options(); }
   bool is_empty(const BackwardProblem<T>&) const { return false; }
 
   Index sinks() const { return static_cast<Index>(whole.gradients.sink.size()); }
@@ -243,29 +255,35 @@ std::size_t packed_bytes(const Sequences& sequences, const PackedPlan& plan) {
 template <class Sequences>
 void run_packed(const Sequences& sequences, const Options& options) {
   const PackedPlan plan = plan_packed(sequences, options);
+  if (sequences.count() == 0) sequences.check_options();
   simd::chosen_target();  // a CSQ_SIMD that cannot be is an error here, not in a parallel region
-  if (options.summary != nullptr) options.summary->clear();
   Workspace local;
   Workspace& workspace = options.workspace != nullptr ? *options.workspace : local;
   Arena arena(workspace.reserve(packed_bytes(sequences, plan)));
   const PackedScratch scratch = PackedScratch::lay_out(arena, plan, sequences.count(), sequences.term_count());
 
+  sequences.begin();
   const auto serve = [&](Index s, int threads, std::byte* memory) {
     auto one = sequences.sequence(s, threads);
     sequences.place_terms(s, scratch.terms, one);
     Arena mine(memory);
     if (!sequences.is_empty(one)) run_in(mine, one);
   };
-  Index waiting = 0;
+  // By the power of two of their work: as good as sorted, since no share is larger than an eighth of a thread's.
+  constexpr std::size_t powers = 64;
+  const auto power_of = [&](Index s) {
+    return static_cast<std::size_t>(std::clamp(std::ilogb(sequences.work(s) + 1), 0, static_cast<int>(powers) - 1));
+  };
+  Index behind[powers + 1] = {};  // sequences of larger powers
+  for (Index s = 0; s < sequences.count(); ++s)
+    if (!plan.is_long(sequences.work(s)))
+      for (std::size_t power = 0; power < power_of(s); ++power) ++behind[power];
   for (Index s = 0; s < sequences.count(); ++s)
     if (plan.is_long(sequences.work(s)))
       serve(s, options.threads, scratch.scratch);
     else
-      scratch.line[waiting++] = s;
-  std::sort(scratch.line, scratch.line + waiting, [&](Index a, Index b) {
-    const double x = sequences.work(a), y = sequences.work(b);
-    return x > y || (x == y && a < b);
-  });
+      scratch.line[behind[power_of(s)]++] = s;
+  const Index waiting = plan.short_count;
   parallel_for(waiting, plan.threads, [&](Index task, int thread) {
     serve(scratch.line[task], 1, scratch.scratch + static_cast<std::size_t>(thread) * plan.short_bytes);
   });
