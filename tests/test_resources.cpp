@@ -201,3 +201,34 @@ TEST_CASE("threads that the machine does not have take no scratch") {
   CHECK(bytes(1'000'000) == bytes(100'000));
   CHECK(bytes(1'000'000) < std::size_t{4} << 30);
 }
+
+// Steps of a stream, some taken back, over several absorbed blocks: allocations after the first.
+template <class Mechanism>
+long allocations_of_steps(const Mechanism& mechanism, Index batch, Index dim, const csq::StreamOptions& options) {
+  csq::Stream<float> stream(mechanism, {batch, 8, 2, dim, dim}, options);
+  std::vector<float> rows(std::size_t(batch * 8 * dim * 40), 0.25f), out(rows.size());
+  const std::vector<float> gates(std::size_t(batch * 2 * 40), -0.0625f);
+  const auto step = [&](Index tokens) {
+    const csq::Heads<const float> queries{rows.data(), {batch, 8, tokens, dim}},
+        keys{rows.data(), {batch, 2, tokens, dim}};
+    const csq::Heads<const float> gate{gates.data(), {batch, 2, tokens, 1}};
+    stream.step(queries, keys, keys, csq::Heads<float>{out.data(), {batch, 8, tokens, dim}},
+                options.gated ? gate : csq::Heads<const float>{});
+  };
+  step(options.window > 0 ? 40 : 1);
+  for (Index seen = 40; seen < 4 * options.window; seen += 40) step(40);
+  const long before = allocations::made;
+  for (int i = 0; i < 200; ++i) {
+    step(1);
+    if (i % 5 == 0) step(1 + i % 40);
+    if (i % 7 == 0) stream.truncate(stream.tokens() - 1);
+  }
+  return allocations::made - before;
+}
+
+TEST_CASE("a step of a stream with a summary or a full ring allocates nothing") {
+  CHECK(allocations_of_steps(csq::Csq{}, 1, 16, {.threads = 1}) == 0);
+  CHECK(allocations_of_steps(csq::Csq{}, 1, 40, {.gated = true, .threads = 2}) == 0);
+  CHECK(allocations_of_steps(csq::Linear{}, 3, 16, {.gated = true, .threads = 2}) == 0);
+  CHECK(allocations_of_steps(csq::Softmax{}, 1, 16, {.window = 300, .threads = 1}) == 0);
+}

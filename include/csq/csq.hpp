@@ -14,5 +14,6 @@
 #include "csq/partials.hpp"
 #include "csq/penalties.hpp"
 #include "csq/shape.hpp"
+#include "csq/stream.hpp"
 #include "csq/version.hpp"
 #include "csq/workspace.hpp"

@@ -128,8 +128,8 @@ struct Options {
   std::span<const Index> key_length{};
   std::span<const Index> query_length{};
 
-  /// Packed sequences: q, k and v (and out, gates and gradients) hold the rows of all of them one after another, batch 1,
-  /// sequence s at [offsets[s], offsets[s + 1]): one entry more than sequences, the first 0, the last the number of
+  /// Packed sequences: q, k and v (and out, gates and gradients) hold the rows of all of them one after another, batch
+  /// 1, sequence s at [offsets[s], offsets[s + 1]): one entry more than sequences, the first 0, the last the number of
   /// tokens. As calling each apart, to the bit. Both or none; no lengths, histories and bias.
   std::span<const Index> query_offsets{};
   std::span<const Index> key_offsets{};

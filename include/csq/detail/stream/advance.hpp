@@ -1,0 +1,282 @@
+// Tokens into a stream, and the rows of their queries out of it.
+//
+// A piece of tokens that crosses no multiple of W: their keys are centred and join the tail; their queries read the
+// summary at b(t), and see the tail from there on directly, as a call of attention of its own; both are added. Where
+// the piece ends at a multiple of W, the last W tokens of the tail are absorbed. Cost a token and query head: D·(dᵥ+1)
+// multiply-adds for the read and at most W·(d+dᵥ) for the tail; a key head is absorbed once.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "csq/detail/checked_calls.hpp"
+#include "csq/detail/factored/cancellation.hpp"
+#include "csq/detail/stream/state.hpp"
+
+namespace CSQ_CODE::detail {
+
+#include "csq/detail/base/precise_begin.inl"
+
+// ℓ as attention reads it.
+inline double stream_gate(double gate) {
+  if (gate < lowest_log_gate) return lowest_log_gate;
+  return gate > 0 ? std::numeric_limits<double>::quiet_NaN() : gate;
+}
+
+// x − mean of the rows up to it (`inclusive`) or before it, and the sum behind it.
+template <class T>
+void center_row(const Head<const T>& rows, Index row, Index count, bool inclusive, const double* sum, double* next,
+                T* to) {
+  for (Index a = 0; a < rows.dim; ++a) {
+    const double x = static_cast<double>(rows(row, a)), before = sum[a], through = before + x;
+    const double total = inclusive ? through : before;
+    const Index rows_of_mean = count + (inclusive ? 1 : 0);
+    next[a] = through;
+    to[a] = static_cast<T>(rows_of_mean > 0 ? x - total / static_cast<double>(rows_of_mean) : x);
+  }
+}
+
+#include "csq/detail/base/precise_end.inl"
+
+// What a stream does with its tokens, resolved once.
+struct StreamPlan {
+  Weight weight;  // divided by its power of two, which no row depends on
+  Centering centering = Centering::none;
+  double scale = 1;
+  double soft_cap = 0;
+  std::span<const double> sink;
+  int exponent = 0;  // that power
+};
+
+// Scratch of one thread.
+template <class T>
+struct StreamScratch {
+  T *query = nullptr, *output = nullptr, *normalizer = nullptr;  // [heads][piece][dim]: of an entry
+  T *packed = nullptr, *rows = nullptr, *panel = nullptr;        // of one block
+  T *numerator = nullptr, *sums = nullptr, *values = nullptr, *scaled = nullptr, *scales = nullptr;
+
+  static StreamScratch lay_out(Arena& arena, const StreamSizes& s, Index piece) {
+    constexpr Index block = simd::block_tokens<T>;
+    const Index value_stride = simd::padded_columns<T>(s.value_dim);
+    StreamScratch scratch;
+    scratch.query = arena.take<T>(checked_product(checked_product(s.heads, piece, "heads"), s.key_dim, "heads"));
+    scratch.output = arena.take<T>(checked_product(checked_product(s.heads, piece, "heads"), s.value_dim, "heads"));
+    scratch.normalizer = arena.take<T>(s.heads * piece);
+    if (!s.has_summary()) return scratch;
+    scratch.packed = arena.take<T>((s.key_dim + 1) * block);
+    scratch.rows = arena.take<T>(block * simd::padded_columns<T>(s.key_dim));
+    scratch.panel = arena.take<T>(simd::panel_features * block);
+    scratch.numerator = arena.take<T>(block * value_stride);
+    scratch.sums = arena.take<T>(block);
+    scratch.values = arena.take<T>(block * value_stride);
+    scratch.scaled = arena.take<T>(block * value_stride);
+    scratch.scales = arena.take<T>(block);
+    return scratch;
+  }
+};
+
+// The arrays of one call, checked.
+template <class T>
+struct StreamTokens {
+  Heads<const T> query, key, value, gate;
+  Heads<T> output;
+};
+
+template <class T>
+class StreamRun {
+ public:
+  StreamRun(const StreamPlan& plan, StreamState<T>& state, const StreamTokens<T>& tokens,
+            const StreamScratch<T>* scratch, Workspace* workspaces, int threads)
+      : plan_(plan),
+        state_(state),
+        tokens_(tokens),
+        scratch_(scratch),
+        workspaces_(workspaces),
+        threads_(threads),
+        sizes_(state.sizes()) {}
+
+  // Rows [first, first + count) of entry e, by thread `worker`; inside it `threads_` more may help.
+  void piece(Index e, Index first, Index count, int worker) const {
+    state_.make_room(e, count);
+    const Index t = state_.at(e).tokens, from = sizes_.first_seen(t);
+    const StreamScratch<T>& mine = scratch_[worker];
+    add_keys(e, first, count);
+    center_queries(e, first, count, mine.query);
+    serve_tail(e, first, count, from, mine, workspaces_[worker]);
+    if (sizes_.has_summary() && from > 0)
+      parallel_for(sizes_.kv_heads, threads_,
+                   [&](Index h, int thread) { read(e, h, count, from, mine, scratch_[worker + thread]); });
+    write(e, first, count, mine);
+    StreamPosition& at = state_.at(e);
+    at.tokens = t + count;
+    at.floor = larger(at.floor, at.tokens - sizes_.rollback);
+    if (sizes_.has_summary() && at.tokens % sizes_.absorbed == 0)
+      parallel_for(sizes_.kv_heads, threads_, [&](Index h, int thread) { absorb(e, h, scratch_[worker + thread]); });
+    if (sizes_.has_summary()) state_.make_room(e, 0);
+  }
+
+ private:
+  void add_keys(Index e, Index first, Index count) const {
+    const bool inclusive = plan_.centering == Centering::prefix;
+    const Index t = state_.at(e).tokens;
+    for (Index h = 0; h < sizes_.kv_heads; ++h) {
+      const Head<const T> keys = tokens_.key.head(e, h), values = tokens_.value.head(e, h);
+      for (Index r = 0; r < count; ++r) {
+        T* const key = state_.key(e, h, t + r);
+        T* const value = state_.value(e, h, t + r);
+        if (sizes_.centred)
+          center_row(keys, first + r, t + r, inclusive, state_.key_sum(e, h, t + r), state_.key_sum(e, h, t + r + 1),
+                     key);
+        else
+          for (Index a = 0; a < sizes_.key_dim; ++a) key[a] = keys(first + r, a);
+        for (Index a = 0; a < sizes_.value_dim; ++a) value[a] = values(first + r, a);
+        if (sizes_.gated) *state_.gate(e, h, t + r) = tokens_.gate.head(e, h)(first + r, 0);
+      }
+    }
+  }
+  void center_queries(Index e, Index first, Index count, T* to) const {
+    const bool inclusive = plan_.centering == Centering::prefix;
+    const Index t = state_.at(e).tokens;
+    for (Index h = 0; h < sizes_.heads; ++h) {
+      const Head<const T> queries = tokens_.query.head(e, h);
+      for (Index r = 0; r < count; ++r, to += sizes_.key_dim)
+        if (sizes_.centred)
+          center_row(queries, first + r, t + r, inclusive, state_.query_sum(e, h, t + r),
+                     state_.query_sum(e, h, t + r + 1), to);
+        else
+          for (Index a = 0; a < sizes_.key_dim; ++a) to[a] = queries(first + r, a);
+    }
+  }
+
+  // The tail from `from` on, centred already, directly.
+  void serve_tail(Index e, Index, Index count, Index from, const StreamScratch<T>& mine, Workspace& workspace) const {
+    const Index keys = state_.at(e).tokens + count - from;
+    Options options;
+    if (plan_.weight.kind != Weight::Kind::feature_product) options.scale = plan_.scale;
+    options.causal = true;
+    options.window = sizes_.window;
+    options.sink = plan_.sink;
+    options.soft_cap = plan_.soft_cap;
+    options.method = Method::direct;
+    options.threads = threads_;
+    options.workspace = &workspace;
+    if (sizes_.gated)
+      options.log_gate =
+          Heads<const T>(state_.gate(e, 0, from), {1, sizes_.kv_heads, keys, 1}, {0, state_.gate_stride(), 1, 1});
+    const Heads<const T> key(state_.key(e, 0, from), {1, sizes_.kv_heads, keys, sizes_.key_dim},
+                             {0, state_.key_stride(), sizes_.key_dim, 1});
+    const Heads<const T> value(state_.value(e, 0, from), {1, sizes_.kv_heads, keys, sizes_.value_dim},
+                               {0, state_.value_stride(), sizes_.value_dim, 1});
+    const Heads<const T> query(mine.query, {1, sizes_.heads, count, sizes_.key_dim});
+    const Heads<T> output(mine.output, {1, sizes_.heads, count, sizes_.value_dim});
+    const Heads<T> normalizer(mine.normalizer, {1, sizes_.heads, count, 1});
+    attention_checked<T>({plan_.weight, Centering::none}, query, key, value, output, &normalizer, options);
+  }
+
+  // Adds what the group's rows read from a key head's summary to what they have of the tail.
+  void read(Index e, Index h, Index count, Index from, const StreamScratch<T>& rows,
+            const StreamScratch<T>& mine) const {
+    constexpr Index most = simd::block_tokens<T>;
+    const SummarySlice<T> slice = state_.summary(e, h);
+    const Quadratic coefficients = feature_coefficients(plan_.weight);
+    const CancellationBound<T> bound(coefficients, slice.square_sum(), slice.count_sum());
+    const bool may_cancel = coefficients.c2 != 0;
+    const T least = least_normalizer<T>(from);
+    const Index group = sizes_.group(), total = group * count, begin = h * total;
+    T squares[std::size_t{most}];
+    for (Index first = 0; first < total; first += most) {
+      const Index tokens = smaller(most, total - first);
+      pack(rows.query + (begin + first) * sizes_.key_dim, tokens, query_factor(), mine);
+      // Also the rows that tiles read past the tokens.
+      const Index rows_of_tiles = smaller(most, block_count(tokens, simd::token_group) * simd::token_group);
+      std::fill_n(mine.numerator, rows_of_tiles * slice.value_stride, T(0));
+      std::fill_n(mine.sums, most, T(0));
+      slice.read(coefficients, mine.packed, tokens, mine.panel, mine.numerator, mine.sums);
+      if (may_cancel) simd::kernels<T>().square_norms(mine.packed, tokens, sizes_.key_dim, squares);
+      for (Index i = 0; i < tokens; ++i) {
+        const Index row = begin + first + i;
+        const double decay = decay_until(e, h, from, state_.at(e).tokens + (first + i) % count);
+        const double square = may_cancel ? static_cast<double>(squares[i]) : 0;
+        if (may_cancel && decay * bound.of(square) == 0) continue;  // it reads nothing
+        T* const output = rows.output + row * sizes_.value_dim;
+        const double read_sum = static_cast<double>(mine.sums[i]) * decay;
+        const double sum = read_sum + static_cast<double>(rows.normalizer[row]);
+        const bool good = !may_cancel || bound.allows(square, static_cast<T>(sum), least, decay);
+        add_row(mine.numerator + i * slice.value_stride, decay, static_cast<double>(rows.normalizer[row]),
+                good ? sum : std::numeric_limits<double>::quiet_NaN(), output);
+      }
+    }
+  }
+  void add_row(const T* numerator, double decay, double seen, double sum, T* output) const {
+    for (Index a = 0; a < sizes_.value_dim; ++a) {
+      const double value =
+          static_cast<double>(numerator[a]) * decay + (seen == 0 ? 0 : static_cast<double>(output[a]) * seen);
+      output[a] = static_cast<T>(sum > 0 ? value / sum : sum == 0 ? 0 : std::numeric_limits<double>::quiet_NaN());
+    }
+  }
+  double query_factor() const { return plan_.weight.kind == Weight::Kind::feature_product ? 1 : plan_.scale; }
+
+  // What gates leave at a position of what was absorbed before `from`.
+  double decay_until(Index e, Index h, Index from, Index position) const {
+    if (!sizes_.gated) return 1;
+    double sum = 0;
+    for (Index p = from; p <= position; ++p) sum += stream_gate(static_cast<double>(*state_.gate(e, h, p)));
+    return faint_is_none(std::exp(sum));
+  }
+  static double faint_is_none(double decay) { return decay < static_cast<double>(simd::smallest_decay<T>) ? 0 : decay; }
+
+  void pack(const T* rows, Index tokens, double factor, const StreamScratch<T>& mine) const {
+    simd::PackBlock<T> block;
+    block.source = {rows, sizes_.key_dim, 1, tokens, sizes_.key_dim};
+    block.factor = factor;
+    block.elu = plan_.weight.kind == Weight::Kind::feature_product;
+    block.rows = mine.rows;
+    block.packed = mine.packed;
+    simd::kernels<T>().pack(block);
+  }
+
+  // The last W tokens of the tail into the summary; the one before is kept as long as the stream may go back to it.
+  void absorb(Index e, Index h, const StreamScratch<T>& mine) const {
+    const Index tokens = sizes_.absorbed, first = state_.at(e).tokens - tokens;
+    const SummarySlice<T> slice = state_.summary(e, h);
+    if (sizes_.rollback > 0) std::copy_n(slice.summary, state_.summary_numbers(), state_.summary(e, h, 1).summary);
+    pack(state_.key(e, h, first), tokens, 1, mine);
+    simd::kernels<T>().pack_values({state_.value(e, h, first), sizes_.value_dim, 1, tokens, sizes_.value_dim},
+                                   slice.value_stride, mine.values);
+    const T* const ones = mine.packed + sizes_.key_dim * simd::block_tokens<T>;
+    if (!sizes_.gated) {
+      slice.absorb(mine.packed, mine.values, ones, tokens, mine.panel);
+      return;
+    }
+    std::fill_n(mine.scales, simd::block_tokens<T>, T(0));
+    double sum = 0;
+    for (Index i = tokens - 1; i >= 0; --i) {
+      mine.scales[i] = static_cast<T>(faint_is_none(std::exp(sum)));
+      sum += stream_gate(static_cast<double>(*state_.gate(e, h, first + i)));
+    }
+    simd::kernels<T>().scale_rows(tokens, slice.value_stride, mine.scales, mine.values, mine.scaled);
+    // The first gate of all decays nothing.
+    const double kept = first == 0 ? 1 : faint_is_none(std::exp(sum));
+    slice.absorb(mine.packed, mine.scaled, mine.scales, tokens, mine.panel, static_cast<T>(kept));
+  }
+
+  void write(Index e, Index first, Index count, const StreamScratch<T>& mine) const {
+    for (Index h = 0; h < sizes_.heads; ++h) {
+      const Head<T> output = tokens_.output.head(e, h);
+      for (Index r = 0; r < count; ++r) {
+        const T* row = mine.output + (h * count + r) * sizes_.value_dim;
+        for (Index a = 0; a < sizes_.value_dim; ++a) output(first + r, a) = row[a];
+      }
+    }
+  }
+
+  const StreamPlan& plan_;
+  StreamState<T>& state_;
+  const StreamTokens<T>& tokens_;
+  const StreamScratch<T>* scratch_;
+  Workspace* workspaces_;
+  int threads_;
+  StreamSizes sizes_;
+};
+
+}  // namespace CSQ_CODE::detail
