@@ -648,7 +648,7 @@ def language_section(results):
                 name.replace("_", " "),
                 *(cell(spread_cell, of_model, column, "{:.3f}") for column in columns),
                 cell(spread_cell, of_model, "seconds_a_step", "{:.2f}"),
-                agreed(of_model, "parameters"),
+                cell(agreed, of_model, "parameters"),
             )
         )
     header = ("model", "bits a byte", "1st quarter", "2nd", "3rd", "4th", "on training", "seconds a step", "parameters")

@@ -69,7 +69,7 @@ def order(key):
 
 
 def name_of(row):
-    return " ".join(row[column] for column in ("program", "mechanism", "part", "subject") if row.get(column))
+    return " ".join(row[column] for column in ("program", "mechanism", "model", "part", "subject") if row.get(column))
 
 
 def words(columns, key):
