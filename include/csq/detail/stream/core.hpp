@@ -77,7 +77,7 @@ class StreamCore {
   }
 
   void append(const StreamTokens<T>& tokens, std::span<const Index> lengths) {
-    check(tokens, lengths);
+    check_tokens(tokens, lengths);
     simd::chosen_target();
     const StreamSizes& s = state_.sizes();
     const Index n = tokens.query.tokens();
@@ -161,7 +161,7 @@ class StreamCore {
     resolve_options(problem, options, Centering::none);
   }
 
-  void check(const StreamTokens<T>& tokens, std::span<const Index> lengths) const {
+  void check_tokens(const StreamTokens<T>& tokens, std::span<const Index> lengths) const {
     const StreamSizes& s = state_.sizes();
     const Index n = tokens.query.tokens();
     const auto check_shape = [&](const char* name, const auto& view, Index heads, Index dim) {
