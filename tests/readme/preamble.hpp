@@ -11,6 +11,7 @@ const std::vector<double> mean_of_earlier_queries(32 * 8);
 
 csq::Heads<const float> Q{q_data, {batch, 32, n, d}}, K{k_data, {batch, 8, n, d}}, V{v_data, {batch, 8, n, dv}};
 csq::Heads<const float> Q1{q_data, {batch, 32, 1, d}};
+csq::Heads<const float> K1{k_data, {batch, 8, 1, d}}, V1{v_data, {batch, 8, 1, dv}};
 csq::Heads<float> O{out_data, {batch, 32, n, dv}}, O1{out_data, {batch, 32, 1, dv}};
 csq::Heads<float> normalizer{memory[4], {batch, 32, n, 1}}, dO{memory[3], {batch, 32, n, dv}};
 csq::Heads<float> dQ{memory[5], {batch, 32, n, d}}, dK{memory[6], {batch, 8, n, d}}, dV{memory[7], {batch, 8, n, dv}};
