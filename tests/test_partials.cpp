@@ -121,7 +121,7 @@ TEST_CASE("a sink of one part is a sink of the whole; rows that nothing sees; Na
   first.statistic[4] = nan, second.statistic[4] = -infinity;
   first.statistic[5] = -infinity, second.statistic[5] = nan;
   merge(csq::Softmax{});
-  for (const std::size_t row : {1, 2, 4, 5}) {
+  for (const std::size_t row : {1u, 2u, 4u, 5u}) {
     CHECK(std::isnan(merged.statistic[row]));
     CHECK(std::isnan(merged.rows[row * value_dim]));
   }
