@@ -35,21 +35,6 @@ CSQ_INLINE void clear_rows(Index count, T* rows) {
   for (Index cell = 0; cell < count; cell += lanes<T>) store<T>(rows + cell, Vector<T>{});
 }
 
-// Rows where they lie, or a copy of them in scratch where whole vectors could not be read there.
-template <class T>
-struct RowsInPlace {
-  const T* first;
-  Index stride;
-
-  CSQ_INLINE RowsInPlace(const Source<T>& source, T* scratch, bool copies)
-      : first(source.data), stride(source.token_stride) {
-    if (source.dim_stride == 1 && source.dim % lanes<T> == 0) return;
-    first = scratch;
-    stride = padded_columns<T>(source.dim);
-    if (copies) copy_rows(source, stride, scratch);
-  }
-};
-
 // rows ← factor·source, as center_rows multiplies; false, and nothing done, where rows have to be gathered first.
 template <class T>
 CSQ_INLINE bool scale_short(const Source<T>& source, double factor, T* rows) {
@@ -113,15 +98,17 @@ template <class T>
 void short_head(const ShortHead<T>& head) {
   const Index key_stride = padded_columns<T>(head.query.source.dim), dim = whole_vectors<T>(head.query.source.dim);
   const Index value_stride = padded_columns<T>(head.value.dim);
-  const RowsInPlace<T> values(head.value, head.values, head.prepares_keys);
-  if (head.prepares_keys) center_short<T>(head.key, head.sums, head.keys);
+  if (head.prepares_keys) {
+    center_short<T>(head.key, head.sums, head.keys);
+    copy_rows(head.value, value_stride, head.values);
+  }
   center_short<T>(head.query, head.sums, head.queries);
   const Index real = head.query.source.tokens;
   clear_rows<T>(real * value_stride, head.numerator);
   const VisiblePairs pairs{real, head.key.source.tokens, head.band_start, head.diagonal};
   const bool exponential = head.weight.kind == WeightKind::exponential, adjusted = head.adjust.any();
   OneQueryBlock<T> block;
-  block.value_stride = values.stride;
+  block.value_stride = value_stride;
   block.value_dim = whole_vectors<T>(head.value.dim);
   block.weight = head.weight;
   block.weights = head.weights;
@@ -131,7 +118,7 @@ void short_head(const ShortHead<T>& head) {
     const Index first = pairs.first_key_of(query);
     block.keys = pairs.keys_of(query) - first;
     if (block.keys <= 0) continue;
-    block.values = values.first + first * values.stride;
+    block.values = head.values + first * value_stride;
     if (adjusted) move_to_query(head.adjust, query, first, block.adjust);
     const T* row = head.queries + query * key_stride;
     // Past the keys: whole vectors of weights are evaluated.
@@ -206,8 +193,9 @@ void scale_short_gradient(const ShortHeadBackward<T>& head, Index value_stride, 
     Source<T> output = head.output;
     output.data += query * output.token_stride;
     output.tokens = 1;
+    copy_rows(output, value_stride, head.output_row);
     // As r·v is summed, so that it cancels where v is o.
-    head.dot[query] = dot_of_rows<T>(value_dim, row, RowsInPlace<T>(output, head.output_row, true).first);
+    head.dot[query] = dot_of_rows<T>(value_dim, row, head.output_row);
   }
 }
 
@@ -217,9 +205,9 @@ void short_head_backward(const ShortHeadBackward<T>& head) {
   const Index key_stride = padded_columns<T>(head.query.source.dim), dim = whole_vectors<T>(head.query.source.dim);
   const Index value_stride = padded_columns<T>(head.value.dim), value_dim = whole_vectors<T>(head.value.dim);
   const Index queries = head.query.source.tokens, keys = head.key.source.tokens;
-  const RowsInPlace<T> values(head.value, head.values, head.is_first);
   if (head.is_first) {
     center_short<T>(head.key, head.sums, head.keys);
+    copy_rows(head.value, value_stride, head.values);
     clear_rows<T>(keys * key_stride, head.key_gradient);
     clear_rows<T>(keys * value_stride, head.value_gradient);
   }
@@ -244,7 +232,7 @@ void short_head_backward(const ShortHeadBackward<T>& head) {
       head.weights[key * stride + query] =
           dot_of_rows<T>(dim, head.queries + query * key_stride, head.keys + key * key_stride);
       head.slopes[key * stride + query] =
-          dot_of_rows<T>(value_dim, head.gradient_rows + query * value_stride, values.first + key * values.stride);
+          dot_of_rows<T>(value_dim, head.gradient_rows + query * value_stride, head.values + key * value_stride);
     }
   }
   for (Index lane = 0; lane < queries; lane += lanes<T>) {
