@@ -193,10 +193,11 @@ inline Result attention(const Call& call, const std::vector<Index>& rows) {
         const bool has_sink = !call.sink.empty() && i < query_length;
         const Real sink = has_sink ? Real(call.sink[static_cast<std::size_t>(h)]) : 0;
         if (has_sink) maximum = std::max(maximum, sink);
+        // Scores of −∞ alone weigh nothing; NaN, which std::max passes over, stays.
+        const bool none = std::all_of(weight.begin(), weight.end(),
+                                      [](Real score) { return score == -std::numeric_limits<Real>::infinity(); });
         if (softmax)
-          for (Real& w : weight) w = std::exp(w - maximum);
-        if (softmax && maximum == -std::numeric_limits<Real>::infinity())  // scores of −∞ alone
-          for (Real& w : weight) w = 0;
+          for (Real& w : weight) w = none ? 0 : std::exp(w - maximum);
         Real normalizer = std::accumulate(weight.begin(), weight.end(), Real(0));
         if (has_sink) normalizer += std::exp(sink - maximum);
         result.statistic(b, h, Index(r), 0) = double(softmax ? maximum + std::log(normalizer) : normalizer);
