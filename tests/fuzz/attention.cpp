@@ -87,13 +87,11 @@ Problem read_problem(Bytes& bytes) {
   put_specials(random, data, p.k, p.k_layout);
   put_specials(random, data, p.v, p.v_layout);
   if (bytes.coin()) p.window = 1 + bytes.below(40);
-  // Off: a normaliser of Linear with strong gates (n = m = 15, key length 5) differs from the plain loops' where a key
-  // is NaN or tiny; not understood yet.
-  constexpr bool gates = false;
-  if (gates && p.causal && batch > 0 && bytes.coin()) {
-    p.log_gate = Tensor(batch, bytes.coin() ? kv_heads : heads, m, 1);
+  if (p.causal && batch > 0 && bytes.coin()) {
+    // Laid out as the keys are: where their strides repeat an element, the gates are the same numbers too.
+    p.log_gate = random_tensor(random, batch, bytes.coin() ? kv_heads : heads, m, 1, p.k_layout);
     const double size = bytes.pick<double>({0, 0.01, 1, 30});
-    for (double& gate : p.log_gate.values) gate = double(float(-std::abs(random.normal()) * size));
+    for (double& gate : p.log_gate.values) gate = double(float(-std::abs(gate) * size));
   }
   return p;
 }
