@@ -1,6 +1,8 @@
 // Every forward kernel of every set that this processor has, by itself, against plain loops: over lengths, widths,
 // strides and misalignment. What a kernel may not touch is NaN before the call and untouched after it.
 #include <array>
+#include <cmath>
+#include <limits>
 
 #include "kernel_memory.hpp"
 #include "kernel_weights.hpp"
@@ -14,6 +16,7 @@ using csq::detail::simd::KernelSet;
 using csq::detail::simd::KernelWeight;
 using csq::detail::simd::padded_columns;
 using csq::detail::simd::padded_tokens;
+using csq::detail::simd::smallest_decay;
 
 // Sums of up to some hundred terms, in units of rounding.
 constexpr double rounding = 8;
@@ -588,5 +591,46 @@ TEST_CASE("scale_rows") {
         CHECK(to.frame_is_whole());
         CHECK(from.frame_is_whole());
       }
+  });
+}
+
+TEST_CASE("decays") {
+  Random random(641);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    const double tolerance = sizeof(T) == 4 ? 4e-7 : 4e-15;
+    for (const Index tokens : lengths<T>()) {
+      const Index shift = random.integer(0, 3), whole = padded_columns<T>(tokens);
+      INFO("tokens " << tokens << ", shift " << shift);
+      KernelMemory<T> high(whole, T(0), shift), low(whole, T(0), shift), to(whole, T(0), shift);
+      // Far from 0, as after many resets: what counts is the difference. Falling, from the token that all decay from.
+      const T at_high = T(-1e6), at_low = T(0.03);
+      double fall = 0;
+      for (Index i = 0; i < whole; ++i) {
+        fall += i % 7 == 0 ? 0 : i % 11 == 10 ? 40 : 0.3;
+        high[i] = at_high - static_cast<T>(static_cast<Index>(fall));
+        low[i] = at_low - static_cast<T>(fall - static_cast<double>(static_cast<Index>(fall)));
+      }
+      for (const int sign : {1, -1}) {  // tokens behind it, and before it
+        if (sign < 0)
+          for (Index i = 0; i < whole; ++i) {
+            high[i] = at_high + (at_high - high[i]);
+            low[i] = at_low + (at_low - low[i]);
+          }
+        kernels.decays(tokens, at_high, at_low, high.data(), low.data(), to.data());
+        for (Index i = 0; i < tokens; ++i) {
+          const double difference = -std::abs((static_cast<double>(high[i]) - static_cast<double>(at_high)) +
+                                              (static_cast<double>(low[i]) - static_cast<double>(at_low)));
+          const double expected = std::exp2(difference);  // a difference is right to a rounding of itself
+          if (difference == 0) CHECK(to[i] == 1);
+          if (expected < static_cast<double>(smallest_decay<T>) * 0.999) CHECK(to[i] == 0);
+          if (expected > static_cast<double>(smallest_decay<T>) * 1.001)
+            CHECK(std::abs(static_cast<double>(to[i]) - expected) <= tolerance * (1 - difference) * expected);
+        }
+        CHECK(to.frame_is_whole());
+      }
+      high[0] = std::numeric_limits<T>::quiet_NaN();
+      kernels.decays(tokens, at_high, at_low, high.data(), low.data(), to.data());
+      CHECK(std::isnan(to[0]));
+    }
   });
 }

@@ -11,7 +11,7 @@
 #include "csq/detail/base/blocks.hpp"
 #include "csq/detail/base/parallel.hpp"
 #include "csq/detail/call/problem.hpp"
-#include "csq/detail/simd/kernel_set.hpp"
+#include "csq/detail/simd/targets.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -32,6 +32,12 @@ struct GateSums {
                        (static_cast<double>(low[to]) - static_cast<double>(low[from]));
     const double left = std::exp2(sum);
     return left < static_cast<double>(simd::smallest_decay<T>) ? 0 : left;
+  }
+  // The same between `at` and each of `count` tokens from `first` on, none of them on both sides of it: to [B], 0
+  // behind.
+  void decays(Index at, Index first, Index count, T* to) const {
+    simd::kernels<T>().decays(count, high[at], low[at], high + first, low + first, to);
+    std::fill(to + count, to + simd::block_tokens<T>, T(0));
   }
 };
 

@@ -151,16 +151,18 @@ class FactoredBackwardSlices : protected FactoredBackwardHeads<T> {
     const Rows rows = keys_in(h, chunk);
     const BackwardKeyBlock<T> key = key_block(h, slot);
     T* scale = scratch_.key_scales(h, slot);
-    std::fill_n(scale, size, T(0));
-    for (Index row = 0; row < rows.count; ++row)
-      scale[row] = static_cast<T>(gate(h).decay(rows.first + row, last_before(chunk + 1)));
+    gate(h).decays(last_before(chunk + 1), rows.first, rows.count, scale);
     simd::kernels<T>().scale_rows(rows.count, scratch_.value_stride, scale, key.value_rows, key.value_rows);
   }
   void find_query_scales(Index h, Index chunk, Index slot) const {
     const Rows rows = queries_in(h, chunk);
     T* scale = scratch_.query_scales(h, slot);
-    std::fill_n(scale, size, T(0));
-    for (Index row = 0; row < rows.count; ++row) scale[row] = static_cast<T>(row_decay(h, chunk, rows.first + row));
+    if (chunk > 0) {
+      gate(h).decays(last_before(chunk), rows.first + p_.visibility().offset(), rows.count, scale);
+      return;
+    }
+    std::fill_n(scale, rows.count, T(1));
+    std::fill_n(scale + rows.count, size - rows.count, T(0));
   }
   void scale_queries(Index h, Index g, Index chunk, Index slot) const {
     const Rows rows = queries_in(h, chunk);

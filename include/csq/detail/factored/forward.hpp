@@ -173,19 +173,18 @@ class FactoredRun : FactoredRows<T> {
   void scale_values(Index h, Index chunk, Index slot) const {
     const Index count = keys_in(h, chunk), first = chunk * chunk_size(), stride = scratch_.value_stride;
     T* scales = scratch_.scales(h, slot);
-    std::fill_n(scales, simd::block_tokens<T>, T(0));
-    for (Index key = 0; key < count; ++key) scales[key] = static_cast<T>(gate(h).decay(first + key, first + count - 1));
+    gate(h).decays(first + count - 1, first, count, scales);
     simd::kernels<T>().scale_rows(count, stride, scales, scratch_.values(h, slot), scratch_.scaled_values(h, slot));
   }
 
   // What gates have left, at each row of a chunk, of the summary that it reads: onto the rows, and into `decay`.
   void decay_rows(Index h, Index chunk, const Rows& rows, const DirectThreadScratch<T>& mine, T* decay) const {
     const Index from = absorbed_until(h, chunk);
-    for (Index row = 0; row < rows.real; ++row) {
-      const Index position = rows.first + row + problem_.visibility().offset();
-      decay[row] = from < 0 ? T(1) : static_cast<T>(gate(h).decay(from, position));
-      mine.normalizer[row] *= decay[row];
-    }
+    if (from < 0)
+      std::fill_n(decay, rows.real, T(1));
+    else
+      gate(h).decays(from, rows.first + problem_.visibility().offset(), rows.real, decay);
+    for (Index row = 0; row < rows.real; ++row) mine.normalizer[row] *= decay[row];
     simd::kernels<T>().scale_rows(rows.real, scratch_.value_stride, decay, mine.numerator, mine.numerator);
   }
 

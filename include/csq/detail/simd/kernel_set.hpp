@@ -283,6 +283,8 @@ struct KernelSet {
   void (*add)(Index count, const T* from, T* to);                            // to += from, whole cache lines
   // to[r] = from[r]·factor[r], rows of whole cache lines.
   void (*scale_rows)(Index rows, Index stride, const T* factor, const T* from, T* to);
+  // to[i] = 2^−|high[i] + low[i] − at|, 0 below smallest_decay: all three up to whole vectors.
+  void (*decays)(Index count, T at_high, T at_low, const T* high, const T* low, T* to);
 };
 
 }  // namespace CSQ_CODE::detail::simd

@@ -148,8 +148,9 @@ __attribute__((noinline)) void cap_or_bias(const Adjustment<T>& adjust, const Vi
 // The scores of one column of lanes of queries.
 template <class T>
 __attribute__((noinline)) void adjust_scores(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
-                                             Index first, Index keys, GateParts<T>& gate, T* scores, T* slopes) {
+                                             const KeysOfColumn<T>& seen, GateParts<T>& gate, T* scores, T* slopes) {
   constexpr Index stride = block_tokens<T>;
+  const Index first = seen.first, keys = seen.last;
   if (adjust.soft_cap != 0) cap_or_bias<T>(adjust, pairs, lane, first, keys, scores, slopes, true);
   if (adjust.has_gates()) {
     gate.set_lanes(adjust, pairs, lane, first);
@@ -193,19 +194,15 @@ CSQ_INLINE void scale_seen_pairs(const Vector<T>& factor, const Integers<T>& see
 // slope_sum.
 template <class T>
 __attribute__((noinline)) void decay_weights(const Adjustment<T>& adjust, const VisiblePairs& pairs, Index lane,
-                                             Index first, Index keys, GateParts<T>& gate, T* weights, T* slopes,
+                                             const KeysOfColumn<T>& seen, GateParts<T>& gate, T* weights, T* slopes,
                                              Vector<T>& weight_sum, Vector<T>& slope_sum) {
   constexpr Index stride = block_tokens<T>;
-  gate.set_lanes(adjust, pairs, lane, first);
+  gate.set_lanes(adjust, pairs, lane, seen.first);
   // In registers: what is reached through a reference is stored for every key, and the sums wait for their own stores.
   const Vector<T> from_queries = gate.from_queries;
   const Index split = gate.split;
   Vector<T> decay, weight_total = weight_sum, slope_total = slope_sum;
-  // All lanes see the keys [from, split), and none sees those before begin or from end on, which are 0 already.
-  const Index seen_from = pairs.first_key_of(lane), seen_until = pairs.keys_of_lanes(lane, lanes<T>);
-  const Index begin = seen_from > first ? seen_from : first, end = seen_until < keys ? seen_until : keys;
-  const Index start = pairs.start + lane + lanes<T> - 1;
-  const Index from = start > split ? split : start > begin ? start : begin;
+  const Index begin = seen.first, end = seen.last, from = seen.from < split ? seen.from : split;
   for (Index key = from; key < split; ++key) {
     decay = from_queries * gate.to_key(key);
     forget_faint<T>(decay);
@@ -286,6 +283,21 @@ __attribute__((noinline)) void add_key_sums(const VisiblePairs& pairs, const T* 
     }
     for (; query < end; ++query) sum += row[query] * dot[query];
     sums[key] -= sum + sum_of_lanes<T>(total);
+  }
+}
+
+// to[i] = 2^−|L_i − L|, up to whole vectors.
+template <class T>
+void decays(Index count, T at_high, T at_low, const T* high, const T* low, T* to) {
+  for (Index i = 0; i < count; i += lanes<T>) {
+    Vector<T> difference, rest;
+    load<T>(high + i, difference);
+    load<T>(low + i, rest);
+    difference = (difference - at_high) + (rest - at_low);
+    difference = difference > Vector<T>{} ? -difference : difference;
+    exact_power<T>(difference);
+    forget_faint<T>(difference);
+    store<T>(to + i, difference);
   }
 }
 

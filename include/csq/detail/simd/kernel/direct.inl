@@ -5,27 +5,20 @@
 // are relative to the old one, at most 2^8, and the numerators need no rescaling.
 constexpr int maximum_slack = 8;
 
-// Scores of one column of lanes → weights 2^(s − maximum), with the row statistics, over the first `keys`: the others
-// no lane sees. True when a numerator must be scaled.
-// The maximum starts at lowest_score, a number: a score of −∞ is then below it and weighs nothing, whether or not
-// others were seen before, and no difference is −∞ − (−∞).
-template <class T, bool Masked, class Weight>
-bool relative_weights(const DirectBlock<T>& block, Index lane, Index first, Index keys) {
+// The highest scores of the keys [first, last), four by four.
+template <class T, bool Masked>
+CSQ_INLINE void raise_highest(const T* column, const Mask<T>& mask, Index first, Index last, Vector<T>* highest) {
   constexpr Index stride = block_tokens<T>;
-  const Mask<T> mask(lane, block.band_start, block.diagonal);
-  Integers<T> sees;
-  T* column = block.weights + lane;
-
-  Vector<T> highest[4];
-  for (auto& value : highest) broadcast<T>(lowest_score<T>, value);
-  const Vector<T> never = highest[0];
-  for (Index key = first; key < keys;) {
-    const bool four = key + 4 <= keys;
+  Vector<T> never;
+  broadcast<T>(lowest_score<T>, never);
+  for (Index key = first; key < last;) {
+    const bool four = key + 4 <= last;
     CSQ_UNROLL
     for (int k = 0; k < 4; ++k) {
       Vector<T> score;
       load<T>(column + (four ? key + k : key) * stride, score);  // the last few keys: one at a time, seen four times
       if constexpr (Masked) {
+        Integers<T> sees;
         mask.sees(four ? key + k : key, sees);
         score = sees ? score : never;
       }
@@ -33,6 +26,53 @@ bool relative_weights(const DirectBlock<T>& block, Index lane, Index first, Inde
     }
     key += four ? 4 : 1;
   }
+}
+
+// Scores of the keys [first, last) → weights, added to `sum`.
+template <class T, bool Masked, class Weight>
+CSQ_INLINE void weigh(T* column, const Mask<T>& mask, const Weight& evaluate, Index first, Index last, Vector<T>& sum) {
+  constexpr Index stride = block_tokens<T>;
+  Vector<T> total = sum;  // in a register
+  for (Index key = first; key < last; ++key) {
+    Vector<T> weight;
+    load<T>(column + key * stride, weight);
+    evaluate.value(weight);
+    if constexpr (Masked) {
+      Integers<T> sees;
+      mask.sees(key, sees);
+      weight = sees ? weight : Vector<T>{};
+    }
+    store<T>(column + key * stride, weight);
+    total += weight;
+  }
+  sum = total;
+}
+template <class T, class Weight>
+CSQ_INLINE void weigh_all(T* column, const Mask<T>& mask, const Weight& evaluate, const KeysOfColumn<T>& keys,
+                          Vector<T>& sum) {
+  if constexpr (Weight::is_rare) {
+    weigh<T, true>(column, mask, evaluate, keys.first, keys.last, sum);
+  } else {
+    weigh<T, true>(column, mask, evaluate, keys.first, keys.from, sum);
+    weigh<T, false>(column, mask, evaluate, keys.from, keys.to, sum);
+    weigh<T, true>(column, mask, evaluate, keys.to, keys.last, sum);
+  }
+}
+
+// Scores of one column of lanes → weights 2^(s − maximum), with the row statistics; those that no lane sees stay as they
+// are. True when a numerator must be scaled.
+// The maximum starts at lowest_score, a number: a score of −∞ is then below it and weighs nothing, whether or not
+// others were seen before, and no difference is −∞ − (−∞).
+template <class T, class Weight>
+bool relative_weights(const DirectBlock<T>& block, Index lane, const KeysOfColumn<T>& keys) {
+  const Mask<T> mask(lane, block.band_start, block.diagonal);
+  T* column = block.weights + lane;
+
+  Vector<T> highest[4];
+  for (auto& value : highest) broadcast<T>(lowest_score<T>, value);
+  raise_highest<T, true>(column, mask, keys.first, keys.from, highest);
+  raise_highest<T, false>(column, mask, keys.from, keys.to, highest);
+  raise_highest<T, true>(column, mask, keys.to, keys.last, highest);
   highest[0] = highest[1] > highest[0] ? highest[1] : highest[0];
   highest[2] = highest[3] > highest[2] ? highest[3] : highest[2];
   highest[0] = highest[2] > highest[0] ? highest[2] : highest[0];
@@ -50,19 +90,8 @@ bool relative_weights(const DirectBlock<T>& block, Index lane, Index first, Inde
   store<T>(block.maximum + lane, maximum);
   store<T>(block.scale + lane, scale);
 
-  const Weight evaluate(block.weight, maximum);
   Vector<T> sum = {};
-  for (Index key = first; key < keys; ++key) {
-    Vector<T> weight;
-    load<T>(column + key * stride, weight);
-    evaluate.value(weight);
-    if constexpr (Masked) {
-      mask.sees(key, sees);
-      weight = sees ? weight : Vector<T>{};
-    }
-    store<T>(column + key * stride, weight);
-    sum += weight;
-  }
+  weigh_all<T>(column, mask, Weight(block.weight, maximum), keys, sum);
   total = total * scale + sum;
   store<T>(block.normalizer + lane, total);
   bool any = false;
@@ -70,65 +99,51 @@ bool relative_weights(const DirectBlock<T>& block, Index lane, Index first, Inde
   return any;
 }
 
-template <class T, bool Masked, class Weight>
-void absolute_weights(const DirectBlock<T>& block, Index lane, Index first, Index keys) {
-  constexpr Index stride = block_tokens<T>;
-  const Weight evaluate(block.weight, Vector<T>{});
-  const Mask<T> mask(lane, block.band_start, block.diagonal);
-  T* column = block.weights + lane;
-  Vector<T> sum = {};
-  for (Index key = first; key < keys; ++key) {
-    Vector<T> weight;
-    load<T>(column + key * stride, weight);
-    evaluate.value(weight);
-    if constexpr (Masked) {
-      Integers<T> sees;
-      mask.sees(key, sees);
-      weight = sees ? weight : Vector<T>{};
-    }
-    store<T>(column + key * stride, weight);
-    sum += weight;
-  }
-  Vector<T> total;
+template <class T, class Weight>
+void absolute_weights(const DirectBlock<T>& block, Index lane, const KeysOfColumn<T>& keys) {
+  Vector<T> sum = {}, total;
+  weigh_all<T>(block.weights + lane, Mask<T>(lane, block.band_start, block.diagonal),
+               Weight(block.weight, Vector<T>{}), keys, sum);
   load<T>(block.normalizer + lane, total);
   total += sum;
   store<T>(block.normalizer + lane, total);
 }
 
-template <class T, bool Masked>
+template <class T>
 struct WeightsOfLanes {
   const DirectBlock<T>& block;
-  Index lane, first, keys;  // of the keys [first, keys)
+  Index lane;
+  const KeysOfColumn<T>& keys;
 
   template <class Weight>
   CSQ_INLINE bool run() const {
     if constexpr (Weight::is_gradient_only) {
       return false;
     } else if constexpr (Weight::is_relative) {
-      return relative_weights<T, Masked, Weight>(block, lane, first, keys);
+      return relative_weights<T, Weight>(block, lane, keys);
     } else {
-      absolute_weights<T, Masked || Weight::is_rare, Weight>(block, lane, first, keys);
+      absolute_weights<T, Weight>(block, lane, keys);
       return false;
     }
   }
 };
-template <class T, bool Masked>
-CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane, Index first, Index keys) {
-  return visit_weight<T>(block.weight.kind, WeightsOfLanes<T, Masked>{block, lane, first, keys});
+template <class T>
+CSQ_INLINE bool weights_of_lanes(const DirectBlock<T>& block, Index lane, const KeysOfColumn<T>& keys) {
+  return visit_weight<T>(block.weight.kind, WeightsOfLanes<T>{block, lane, keys});
 }
 
 // The weights of one column of lanes whose scores or weights are adjusted.
 template <class T>
 __attribute__((noinline)) bool adjusted_weights_of_lanes(const DirectBlock<T>& block, const VisiblePairs& pairs,
-                                                         Index lane, Index first, Index keys, GateParts<T>& gates) {
+                                                         Index lane, const KeysOfColumn<T>& keys,
+                                                         GateParts<T>& gates) {
   const bool exponential = block.weight.kind == WeightKind::exponential;
-  if (exponential) adjust_scores<T>(block.adjust, pairs, lane, first, keys, gates, block.weights, nullptr);
+  if (exponential) adjust_scores<T>(block.adjust, pairs, lane, keys, gates, block.weights, nullptr);
   Vector<T> total, sum = {}, ignored = {};
   load<T>(block.normalizer + lane, total);
-  const bool scaled = pairs.all() ? weights_of_lanes<T, false>(block, lane, first, keys)
-                                  : weights_of_lanes<T, true>(block, lane, first, keys);
+  const bool scaled = weights_of_lanes<T>(block, lane, keys);
   if (exponential || !block.adjust.has_gates()) return scaled;
-  decay_weights<T>(block.adjust, pairs, lane, first, keys, gates, block.weights, nullptr, sum, ignored);
+  decay_weights<T>(block.adjust, pairs, lane, keys, gates, block.weights, nullptr, sum, ignored);
   total += sum;
   store<T>(block.normalizer + lane, total);
   return false;
@@ -156,14 +171,15 @@ void direct(const DirectBlock<T>& block) {
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const Index lane = done * lanes<T>;
-    const Index first = pairs.first_key_of_lanes(lane), keys = pairs.keys_of_lanes(lane, width * lanes<T>);
+    const Index first = pairs.first_key_of_lanes(lane, tile_rows_of(width));
+    const Index keys = pairs.keys_of_lanes(lane, width * lanes<T>);
     product<T, true>(keys - first, width, block.dim, block.key + first, block.query + lane, stride,
                      block.weights + first * stride + lane, stride, false, upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
       const Index column = lane + v * lanes<T>;
-      const bool any = block.adjust.any() ? adjusted_weights_of_lanes<T>(block, pairs, column, first, keys, gates)
-                       : pairs.all()      ? weights_of_lanes<T, false>(block, column, first, keys)
-                                          : weights_of_lanes<T, true>(block, column, first, keys);
+      const KeysOfColumn<T> seen(pairs, column);
+      const bool any = block.adjust.any() ? adjusted_weights_of_lanes<T>(block, pairs, column, seen, gates)
+                                          : weights_of_lanes<T>(block, column, seen);
       scaled = scaled || any;
     }
     done += width;

@@ -94,20 +94,16 @@ void scale_gradient(const ScaleGradient<T>& block) {
   }
 }
 
-// Scores and r·v of one column of lanes → weights and slopes, over the first `keys`: the others no lane sees, and they
-// stay unwritten. Zero where invisible.
+// Scores and r·v of the keys [first, last) → weights and slopes, the latter added to `sum`. Zero where invisible.
 template <class T, bool Masked, class Weight>
-void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index first, Index keys) {
+CSQ_INLINE void weigh_with_slopes(const DirectBackwardBlock<T>& block, Index lane, const Mask<T>& mask,
+                                  const Weight& evaluate, Index first, Index last, Vector<T>& sum) {
   constexpr Index stride = block_tokens<T>;
-  Vector<T> origin = {};
-  if constexpr (Weight::is_relative) load<T>(block.log_normalizer + lane, origin);
-  const Weight evaluate(block.weight, origin);
-  const Mask<T> mask(lane, block.band_start, block.diagonal);
   T* weights = block.weights + lane;
   T* slopes = block.slopes + lane;
-  Vector<T> dot, sum = {};
+  Vector<T> dot, total = sum;
   load<T>(block.dot + lane, dot);
-  for (Index key = first; key < keys; ++key) {
+  for (Index key = first; key < last; ++key) {
     Vector<T> weight, slope, gradient;
     load<T>(weights + key * stride, weight);
     load<T>(slopes + key * stride, gradient);
@@ -121,42 +117,58 @@ void backward_weights(const DirectBackwardBlock<T>& block, Index lane, Index fir
     }
     store<T>(weights + key * stride, weight);
     store<T>(slopes + key * stride, slope);
-    sum += slope;
+    total += slope;
+  }
+  sum = total;
+}
+
+// Scores and r·v of one column of lanes → weights and slopes; those that no lane sees stay as they are.
+template <class T, class Weight>
+void backward_weights(const DirectBackwardBlock<T>& block, Index lane, const KeysOfColumn<T>& keys) {
+  Vector<T> origin = {}, sum = {};
+  if constexpr (Weight::is_relative) load<T>(block.log_normalizer + lane, origin);
+  const Weight evaluate(block.weight, origin);
+  const Mask<T> mask(lane, block.band_start, block.diagonal);
+  if constexpr (Weight::is_rare) {
+    weigh_with_slopes<T, true>(block, lane, mask, evaluate, keys.first, keys.last, sum);
+  } else {
+    weigh_with_slopes<T, true>(block, lane, mask, evaluate, keys.first, keys.from, sum);
+    weigh_with_slopes<T, false>(block, lane, mask, evaluate, keys.from, keys.to, sum);
+    weigh_with_slopes<T, true>(block, lane, mask, evaluate, keys.to, keys.last, sum);
   }
   if (block.slope_sum != nullptr)
     for (Index i = 0; i < lanes<T> && lane + i < block.queries; ++i) *block.slope_sum += static_cast<double>(sum[i]);
 }
 
-template <class T, bool Masked>
+template <class T>
 struct BackwardWeightsOfLanes {
   const DirectBackwardBlock<T>& block;
-  Index lane, first, keys;
+  Index lane;
+  const KeysOfColumn<T>& keys;
 
   template <class Weight>
   CSQ_INLINE bool run() const {
-    backward_weights<T, Masked || Weight::is_rare, Weight>(block, lane, first, keys);
+    backward_weights<T, Weight>(block, lane, keys);
     return false;
   }
 };
-template <class T, bool Masked>
-CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane, Index first, Index keys) {
-  visit_weight<T>(block.weight.kind, BackwardWeightsOfLanes<T, Masked>{block, lane, first, keys});
+template <class T>
+CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, Index lane,
+                                          const KeysOfColumn<T>& keys) {
+  visit_weight<T>(block.weight.kind, BackwardWeightsOfLanes<T>{block, lane, keys});
 }
 
 // Weights and slopes of one column of lanes whose scores or weights are adjusted.
 template <class T>
 __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBackwardBlock<T>& block,
-                                                                  const VisiblePairs& pairs, Index lane, Index first,
-                                                                  Index keys, GateParts<T>& gates) {
+                                                                  const VisiblePairs& pairs, Index lane,
+                                                                  const KeysOfColumn<T>& keys, GateParts<T>& gates) {
   constexpr Index stride = block_tokens<T>;
   if (block.weight.kind == WeightKind::exponential) {
-    adjust_scores<T>(block.adjust, pairs, lane, first, keys, gates, block.weights, block.cap_slopes);
-    if (pairs.all())
-      backward_weights_of_lanes<T, false>(block, lane, first, keys);
-    else
-      backward_weights_of_lanes<T, true>(block, lane, first, keys);
+    adjust_scores<T>(block.adjust, pairs, lane, keys, gates, block.weights, block.cap_slopes);
+    backward_weights_of_lanes<T>(block, lane, keys);
     if (block.adjust.soft_cap == 0) return;
-    for (Index key = first; key < keys; ++key) {
+    for (Index key = keys.first; key < keys.last; ++key) {
       Vector<T> slope, rate;
       load<T>(block.slopes + key * stride + lane, slope);
       load<T>(block.cap_slopes + key * stride + lane, rate);
@@ -167,12 +179,9 @@ __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBa
   }
   DirectBackwardBlock<T> plain = block;
   plain.slope_sum = nullptr;
-  if (pairs.all())
-    backward_weights_of_lanes<T, false>(plain, lane, first, keys);
-  else
-    backward_weights_of_lanes<T, true>(plain, lane, first, keys);
+  backward_weights_of_lanes<T>(plain, lane, keys);
   Vector<T> weight_sum = {}, slope_sum = {};
-  decay_weights<T>(block.adjust, pairs, lane, first, keys, gates, block.weights, block.slopes, weight_sum, slope_sum);
+  decay_weights<T>(block.adjust, pairs, lane, keys, gates, block.weights, block.slopes, weight_sum, slope_sum);
   if (block.slope_sum != nullptr)
     for (Index i = 0; i < lanes<T> && lane + i < block.queries; ++i)
       *block.slope_sum += static_cast<double>(slope_sum[i]);
@@ -190,18 +199,19 @@ void direct_backward(const DirectBackwardBlock<T>& block) {
   for (Index done = 0; done < vectors;) {
     const Index width = next_width(vectors - done);
     const Index lane = done * lanes<T>;
-    const Index first = pairs.first_key_of_lanes(lane), keys = pairs.keys_of_lanes(lane, width * lanes<T>);
+    const Index first = pairs.first_key_of_lanes(lane, tile_rows_of(width));
+    const Index keys = pairs.keys_of_lanes(lane, width * lanes<T>);
     product<T, true>(keys - first, width, block.key_dim, block.key + first, block.query + lane, stride,
                      block.weights + first * stride + lane, stride, false, upcoming);
     product<T, true>(keys - first, width, block.value_dim, block.value + first, block.gradient + lane, stride,
                      block.slopes + first * stride + lane, stride, false, upcoming);
     for (Index v = 0; v < width && done + v < vectors; ++v) {
+      const Index column = lane + v * lanes<T>;
+      const KeysOfColumn<T> seen(pairs, column);
       if (block.adjust.any())
-        adjusted_backward_weights_of_lanes<T>(block, pairs, lane + v * lanes<T>, first, keys, gates);
-      else if (pairs.all())
-        backward_weights_of_lanes<T, false>(block, lane + v * lanes<T>, first, keys);
+        adjusted_backward_weights_of_lanes<T>(block, pairs, column, seen, gates);
       else
-        backward_weights_of_lanes<T, true>(block, lane + v * lanes<T>, first, keys);
+        backward_weights_of_lanes<T>(block, column, seen);
     }
     done += width;
   }

@@ -33,7 +33,7 @@ static_assert(absorb_panel <= panel_features && read_panel <= panel_features, "a
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
     add_rows<T>,  pack<T>,       pack_values<T>, absorb<T>,       read<T>, direct<T>,
-    one_query<T>, short_head<T>, divide<T>,      square_norms<T>, add<T>, scale_rows<T>,
+    one_query<T>, short_head<T>, divide<T>,      square_norms<T>, add<T>, scale_rows<T>, decays<T>,
 };
 
 template <class T>

@@ -70,6 +70,9 @@ CSQ_INLINE Index next_width(Index vectors) {
   }
 }
 
+// The height of the tiles of strips of `width` columns.
+CSQ_INLINE Index tile_rows_of(Index width) { return width > 2 ? accumulator_vectors / width : accumulator_vectors / 2; }
+
 // C[rows][columns] (= keep·C) + Aᵀ·B for one strip of columns. Rows are rounded up to the tile's, so A and C must be padded.
 // (A tile of half the height for the last rows gained nothing measurable, and cost a second of compile time.)
 template <class T, int Columns, bool DepthMajor>

@@ -235,13 +235,8 @@ void short_head_backward(const ShortHeadBackward<T>& head) {
           dot_of_rows<T>(value_dim, head.gradient_rows + query * value_stride, head.values + key * value_stride);
     }
   }
-  for (Index lane = 0; lane < queries; lane += lanes<T>) {
-    const Index seen = pairs.keys_of_lanes(lane, lanes<T>);
-    if (pairs.all())
-      backward_weights_of_lanes<T, false>(block, lane, 0, seen);
-    else
-      backward_weights_of_lanes<T, true>(block, lane, 0, seen);
-  }
+  for (Index lane = 0; lane < queries; lane += lanes<T>)
+    backward_weights_of_lanes<T>(block, lane, KeysOfColumn<T>(pairs, lane));
   for (Index key = 0; key < keys; ++key)
     for (Index query = pairs.first_query_of(key); query < queries; ++query) {
       const T weight = head.weights[key * stride + query], slope = head.slopes[key * stride + query];

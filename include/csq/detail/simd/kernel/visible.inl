@@ -36,12 +36,11 @@ struct VisiblePairs {
   CSQ_INLINE Index first_key_of(Index query) const { return within(query + start, keys); }
   CSQ_INLINE Index keys_of(Index query) const { return within(query + diagonal, keys); }
   // Keys that at least one query of these lanes sees: before the second, and not before the first rounded down to where
-  // tiles of every height start.
-  CSQ_INLINE Index keys_of_lanes(Index first, Index count) const {
-    return keys_of((first + count < queries ? first + count : queries) - 1);
-  }
-  CSQ_INLINE Index first_key_of_lanes(Index first) const {
-    return first_key_of(first) / slice_features * slice_features;
+  // tiles of that many rows start.
+  CSQ_INLINE Index keys_of_lanes(Index first, Index count) const { return keys_of(last_of_lanes(first, count)); }
+  CSQ_INLINE Index first_key_of_lanes(Index first, Index rows) const { return first_key_of(first) / rows * rows; }
+  CSQ_INLINE Index last_of_lanes(Index first, Index count) const {
+    return (first + count < queries ? first + count : queries) - 1;
   }
   // The queries [first, end) that see a key.
   CSQ_INLINE Index first_query_of(Index key) const { return within(key + 1 - diagonal, queries); }
@@ -61,6 +60,24 @@ struct VisiblePairs {
   CSQ_INLINE static Index within(Index position, Index size) {
     return position < 0 ? 0 : position < size ? position : size;
   }
+};
+
+// The keys that one column of lanes sees: those of [from, to) every lane does, those of [first, from) and [to, last)
+// some. Their order is that of the keys, so that sums do not depend on where masks begin.
+template <class T>
+struct KeysOfColumn {
+  Index first, from, to, last;
+
+  CSQ_INLINE KeysOfColumn(const VisiblePairs& pairs, Index lane) {
+    const Index last_lane = pairs.last_of_lanes(lane, lanes<T>);
+    last = pairs.keys_of(last_lane);
+    first = lesser(pairs.first_key_of(lane), last);
+    from = lesser(pairs.first_key_of(last_lane), last);
+    to = pairs.keys_of(lane);
+    to = to > from ? to : from;
+  }
+ private:
+  CSQ_INLINE static Index lesser(Index a, Index b) { return a < b ? a : b; }
 };
 
 // One strip of C += Aᵀ·B where the band cuts through tiles: full tiles over the depth that all their rows share, then
