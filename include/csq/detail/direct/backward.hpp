@@ -182,7 +182,7 @@ class DirectBackwardRun {
           pairs.key_sums = mine.key_sums;
           pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
           // Under a mask a term takes several steps, so that adding each at once would round otherwise.
-          const bool added_at_once = slot == none && pairs.diagonal >= pairs.keys;
+          const bool added_at_once = slot == none && pairs.sees_all();
           pairs.query_gradient = added_at_once  ? dq
                                  : slot == none ? mine.query_gradient
                                                 : scratch_.query_terms(h, slot, g, from);

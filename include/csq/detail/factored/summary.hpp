@@ -124,6 +124,25 @@ struct SummarySlice {
     block.normalizer_rows = normalizer_rows;
     simd::kernels<T>().read(block);
   }
+
+  // [N, δ] = Φ(Q) S for a few queries in rows of whole cache lines, and one behind; `features` is a panel.
+  void read_rows(const Quadratic& c, const T* query, Index queries, T* features, T* numerator, T* sums) const {
+    static_assert(simd::ReadRows<T>::rows_together * simd::ReadRows<T>::feature_stride <=
+                  simd::panel_features * simd::block_tokens<T>);
+    simd::ReadRows<T> block;
+    block.query = query;
+    block.query_stride = simd::padded_columns<T>(map.dim);
+    block.queries = queries;
+    block.value_stride = value_stride;
+    block.map = map;
+    block.coefficients = query_coefficients(c);
+    block.summary = summary;
+    block.normalizer = normalizer;
+    block.features = features;
+    block.numerator = numerator;
+    block.sums = sums;
+    simd::kernels<T>().read_rows(block);
+  }
 };
 
 // What the summaries of a call are made from.

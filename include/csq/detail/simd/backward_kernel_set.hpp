@@ -49,6 +49,8 @@ struct DirectBackwardBlock {
   T* cap_slopes = nullptr;  // scratch [B][B], where there is a cap
   T* key_sums = nullptr;    // [keys] −= Σ_i w_ij·dot_i, or null
   Upcoming upcoming;
+
+  bool sees_all() const { return diagonal >= keys && band_start + queries <= 1; }
 };
 
 // The gradient of a read with respect to the rows x that read: with P_tf = Σ_c summary[f][c]·y_tc +

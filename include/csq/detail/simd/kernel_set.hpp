@@ -143,6 +143,26 @@ struct ReadBlock {
   T* normalizer_rows = nullptr;
 };
 
+// numerator[r] = Σ_f φ_f(q_r) summary[f] and sums[r] = Σ_f φ_f(q_r) normalizer[f] for a few queries in rows.
+template <class T>
+struct ReadRows {
+  static constexpr int rows_together = 4;
+  static constexpr Index features_together = 256;
+  static constexpr Index feature_stride = features_together + 16;  // whole vectors past the last
+
+  const T* query = nullptr;  // [queries][query_stride], and 64 bytes behind
+  Index query_stride = 0;
+  Index queries = 0;
+  Index value_stride = 0;
+  FeatureMap map;
+  FeatureCoefficients<T> coefficients;
+  const T* summary = nullptr;
+  const T* normalizer = nullptr;
+  T* features = nullptr;  // scratch [rows_together][feature_stride]
+  T* numerator = nullptr;
+  T* sums = nullptr;
+};
+
 inline constexpr Index panel_features = 144;  // rows of the panel scratch
 inline constexpr Index slice_features =
     24;  // a slice of the summary starts at a multiple of this: every tile height divides it
@@ -275,6 +295,7 @@ struct KernelSet {
   void (*pack_values)(const Source<T>& source, Index value_stride, T* values);
   void (*absorb)(const AbsorbBlock<T>& block);
   void (*read)(const ReadBlock<T>& block);
+  void (*read_rows)(const ReadRows<T>& block);
   void (*direct)(const DirectBlock<T>& block);
   void (*one_query)(const OneQueryBlock<T>& block);
   void (*short_head)(const ShortHead<T>& head);

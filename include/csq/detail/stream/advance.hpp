@@ -64,7 +64,7 @@ struct StreamScratch {
     scratch.normalizer = arena.take<T>(s.heads * piece);
     if (!s.has_summary()) return scratch;
     scratch.packed = arena.take<T>((s.key_dim + 1) * block);
-    scratch.rows = arena.take<T>(block * simd::padded_columns<T>(s.key_dim));
+    scratch.rows = arena.take<T>((block + 1) * simd::padded_columns<T>(s.key_dim));  // also what is read past rows
     scratch.panel = arena.take<T>(simd::panel_features * block);
     scratch.numerator = arena.take<T>(block * value_stride);
     scratch.sums = arena.take<T>(block);
@@ -116,6 +116,8 @@ class StreamRun {
   }
 
  private:
+  static constexpr Index few_rows = 8;  // that read the summary as rows; more are worth a block
+
   void add_keys(Index e, Index first, Index count) const {
     const bool inclusive = plan_.centering == Centering::prefix;
     const Index t = state_.at(e).tokens;
@@ -178,34 +180,53 @@ class StreamRun {
             const StreamScratch<T>& mine) const {
     constexpr Index most = simd::block_tokens<T>;
     const SummarySlice<T> slice = state_.summary(e, h);
-    const Quadratic coefficients = feature_coefficients(plan_.weight);
-    const CancellationBound<T> bound(coefficients, slice.square_sum(), slice.count_sum());
-    const bool may_cancel = coefficients.c2 != 0;
-    const T least = least_normalizer<T>(from);
-    const Index group = sizes_.group(), total = group * count, begin = h * total;
-    T squares[std::size_t{most}];
+    const CancellationBound<T> bound(feature_coefficients(plan_.weight), slice.square_sum(), slice.count_sum());
+    const Index total = sizes_.group() * count, begin = h * total;
     for (Index first = 0; first < total; first += most) {
       const Index tokens = smaller(most, total - first);
-      pack(rows.query + (begin + first) * sizes_.key_dim, tokens, query_factor(), mine);
-      // Also the rows that tiles read past the tokens.
-      const Index rows_of_tiles = smaller(most, block_count(tokens, simd::token_group) * simd::token_group);
-      std::fill_n(mine.numerator, rows_of_tiles * slice.value_stride, T(0));
-      std::fill_n(mine.sums, most, T(0));
-      slice.read(coefficients, mine.packed, tokens, mine.panel, mine.numerator, mine.sums);
-      if (may_cancel) simd::kernels<T>().square_norms(mine.packed, tokens, sizes_.key_dim, squares);
-      for (Index i = 0; i < tokens; ++i) {
-        const Index row = begin + first + i;
-        const double decay = decay_until(e, h, from, state_.at(e).tokens + (first + i) % count);
-        const double square = may_cancel ? static_cast<double>(squares[i]) : 0;
-        if (may_cancel && decay * bound.of(square) == 0) continue;  // it reads nothing
-        T* const output = rows.output + row * sizes_.value_dim;
-        const double read_sum = static_cast<double>(mine.sums[i]) * decay;
-        const double sum = read_sum + static_cast<double>(rows.normalizer[row]);
-        const bool good = !may_cancel || bound.allows(square, static_cast<T>(sum), least, decay);
-        add_row(mine.numerator + i * slice.value_stride, decay, static_cast<double>(rows.normalizer[row]),
-                good ? sum : std::numeric_limits<double>::quiet_NaN(), output);
-      }
+      const T* const query = rows.query + (begin + first) * sizes_.key_dim;
+      if (tokens <= few_rows)
+        read_few(slice, query, tokens, mine);
+      else
+        read_block(slice, query, tokens, mine);
+      for (Index i = 0; i < tokens; ++i)
+        add_read(e, h, {begin + first + i, i, from, state_.at(e).tokens + (first + i) % count}, bound, rows, mine);
     }
+  }
+  // Into mine.numerator and mine.sums.
+  void read_block(const SummarySlice<T>& slice, const T* query, Index tokens, const StreamScratch<T>& mine) const {
+    pack(query, tokens, query_factor(), mine, mine.packed);
+    // Also the rows that tiles read past the tokens.
+    const Index rows_of_tiles = block_count(tokens, simd::token_group) * simd::token_group;
+    std::fill_n(mine.numerator, rows_of_tiles * slice.value_stride, T(0));
+    std::fill_n(mine.sums, simd::block_tokens<T>, T(0));
+    slice.read(feature_coefficients(plan_.weight), mine.packed, tokens, mine.panel, mine.numerator, mine.sums);
+  }
+  void read_few(const SummarySlice<T>& slice, const T* query, Index tokens, const StreamScratch<T>& mine) const {
+    pack(query, tokens, query_factor(), mine, nullptr);
+    slice.read_rows(feature_coefficients(plan_.weight), mine.rows, tokens, mine.panel, mine.numerator, mine.sums);
+  }
+
+  // One row: where it stands among all, among those just read, and in time.
+  struct ReadRow {
+    Index row, read, from, position;
+  };
+  void add_read(Index e, Index h, const ReadRow& at, const CancellationBound<T>& bound, const StreamScratch<T>& rows,
+                const StreamScratch<T>& mine) const {
+    const bool may_cancel = feature_coefficients(plan_.weight).c2 != 0;
+    const double decay = decay_until(e, h, at.from, at.position);
+    const double square = may_cancel ? square_of(mine.rows + at.read * simd::padded_columns<T>(sizes_.key_dim)) : 0;
+    if (may_cancel && decay * bound.of(square) == 0) return;  // it reads nothing
+    const double seen = static_cast<double>(rows.normalizer[at.row]);
+    const double sum = static_cast<double>(mine.sums[at.read]) * decay + seen;
+    const bool good = !may_cancel || bound.allows(square, static_cast<T>(sum), least_normalizer<T>(at.from), decay);
+    add_row(mine.numerator + at.read * simd::padded_columns<T>(sizes_.value_dim), decay, seen,
+            good ? sum : std::numeric_limits<double>::quiet_NaN(), rows.output + at.row * sizes_.value_dim);
+  }
+  double square_of(const T* row) const {
+    double sum = 0;
+    for (Index a = 0; a < sizes_.key_dim; ++a) sum += static_cast<double>(row[a]) * static_cast<double>(row[a]);
+    return sum;
   }
   void add_row(const T* numerator, double decay, double seen, double sum, T* output) const {
     for (Index a = 0; a < sizes_.value_dim; ++a) {
@@ -225,13 +246,14 @@ class StreamRun {
   }
   static double faint_is_none(double decay) { return decay < static_cast<double>(simd::smallest_decay<T>) ? 0 : decay; }
 
-  void pack(const T* rows, Index tokens, double factor, const StreamScratch<T>& mine) const {
+  // factor·φ(x) of rows into mine.rows, and packed.
+  void pack(const T* rows, Index tokens, double factor, const StreamScratch<T>& mine, T* packed) const {
     simd::PackBlock<T> block;
     block.source = {rows, sizes_.key_dim, 1, tokens, sizes_.key_dim};
     block.factor = factor;
     block.elu = plan_.weight.kind == Weight::Kind::feature_product;
     block.rows = mine.rows;
-    block.packed = mine.packed;
+    block.packed = packed;
     simd::kernels<T>().pack(block);
   }
 
@@ -240,7 +262,7 @@ class StreamRun {
     const Index tokens = sizes_.absorbed, first = state_.at(e).tokens - tokens;
     const SummarySlice<T> slice = state_.summary(e, h);
     if (sizes_.rollback > 0) std::copy_n(slice.summary, state_.summary_numbers(), state_.summary(e, h, 1).summary);
-    pack(state_.key(e, h, first), tokens, 1, mine);
+    pack(state_.key(e, h, first), tokens, 1, mine, mine.packed);
     simd::kernels<T>().pack_values({state_.value(e, h, first), sizes_.value_dim, 1, tokens, sizes_.value_dim},
                                    slice.value_stride, mine.values);
     const T* const ones = mine.packed + sizes_.key_dim * simd::block_tokens<T>;
