@@ -23,19 +23,6 @@ inline double stream_gate(double gate) {
   return gate > 0 ? std::numeric_limits<double>::quiet_NaN() : gate;
 }
 
-// x − mean of the rows up to it (`inclusive`) or before it, and the sum behind it.
-template <class T>
-void center_row(const Head<const T>& rows, Index row, Index count, bool inclusive, const double* sum, double* next,
-                T* to) {
-  for (Index a = 0; a < rows.dim; ++a) {
-    const double x = static_cast<double>(rows(row, a)), before = sum[a], through = before + x;
-    const double total = inclusive ? through : before;
-    const Index rows_of_mean = count + (inclusive ? 1 : 0);
-    next[a] = through;
-    to[a] = static_cast<T>(rows_of_mean > 0 ? x - total / static_cast<double>(rows_of_mean) : x);
-  }
-}
-
 #include "csq/detail/base/precise_end.inl"
 
 // What a stream does with its tokens, resolved once.
@@ -52,6 +39,8 @@ struct StreamPlan {
 template <class T>
 struct StreamScratch {
   T *query = nullptr, *output = nullptr, *normalizer = nullptr;  // [heads][piece][dim]: of an entry
+  T* few_rows = nullptr;                                         // [token_group][padded key_dim]
+  double* row_sum = nullptr;                                     // [padded key_dim]
   T *packed = nullptr, *rows = nullptr, *panel = nullptr;        // of one block
   T *numerator = nullptr, *sums = nullptr, *values = nullptr, *scaled = nullptr, *scales = nullptr;
 
@@ -62,6 +51,8 @@ struct StreamScratch {
     scratch.query = arena.take<T>(checked_product(checked_product(s.heads, piece, "heads"), s.key_dim, "heads"));
     scratch.output = arena.take<T>(checked_product(checked_product(s.heads, piece, "heads"), s.value_dim, "heads"));
     scratch.normalizer = arena.take<T>(s.heads * piece);
+    scratch.few_rows = arena.take<T>(simd::token_group * simd::padded_columns<T>(s.key_dim));
+    scratch.row_sum = arena.take<double>(simd::padded_columns<double>(s.key_dim));
     if (!s.has_summary()) return scratch;
     scratch.packed = arena.take<T>((s.key_dim + 1) * block);
     scratch.rows = arena.take<T>((block + 1) * simd::padded_columns<T>(s.key_dim));  // also what is read past rows
@@ -100,8 +91,8 @@ class StreamRun {
     state_.make_room(e, count);
     const Index t = state_.at(e).tokens, from = sizes_.first_seen(t);
     const StreamScratch<T>& mine = scratch_[worker];
-    add_keys(e, first, count);
-    center_queries(e, first, count, mine.query);
+    add_keys(e, first, count, mine);
+    center_queries(e, first, count, mine);
     serve_tail(e, first, count, from, mine, workspaces_[worker]);
     if (sizes_.has_summary() && from > 0)
       parallel_for(sizes_.kv_heads, threads_,
@@ -118,35 +109,57 @@ class StreamRun {
  private:
   static constexpr Index few_rows = 8;  // that read the summary as rows; more are worth a block
 
-  void add_keys(Index e, Index first, Index count) const {
-    const bool inclusive = plan_.centering == Centering::prefix;
+  void add_keys(Index e, Index first, Index count, const StreamScratch<T>& mine) const {
     const Index t = state_.at(e).tokens;
     for (Index h = 0; h < sizes_.kv_heads; ++h) {
-      const Head<const T> keys = tokens_.key.head(e, h), values = tokens_.value.head(e, h);
-      for (Index r = 0; r < count; ++r) {
-        T* const key = state_.key(e, h, t + r);
-        T* const value = state_.value(e, h, t + r);
-        if (sizes_.centred)
-          center_row(keys, first + r, t + r, inclusive, state_.key_sum(e, h, t + r), state_.key_sum(e, h, t + r + 1),
-                     key);
-        else
-          for (Index a = 0; a < sizes_.key_dim; ++a) key[a] = keys(first + r, a);
-        for (Index a = 0; a < sizes_.value_dim; ++a) value[a] = values(first + r, a);
-        if (sizes_.gated) *state_.gate(e, h, t + r) = tokens_.gate.head(e, h)(first + r, 0);
-      }
+      center(tokens_.key.head(e, h), first, count, t, [&](Index p) { return state_.key_sum(e, h, p); }, mine,
+             state_.key(e, h, t));
+      const Head<const T> values = tokens_.value.head(e, h);
+      copy_rows(values, first, count, state_.value(e, h, t));
+      for (Index r = 0; sizes_.gated && r < count; ++r)
+        *state_.gate(e, h, t + r) = tokens_.gate.head(e, h)(first + r, 0);
     }
   }
-  void center_queries(Index e, Index first, Index count, T* to) const {
-    const bool inclusive = plan_.centering == Centering::prefix;
+  void center_queries(Index e, Index first, Index count, const StreamScratch<T>& mine) const {
     const Index t = state_.at(e).tokens;
-    for (Index h = 0; h < sizes_.heads; ++h) {
-      const Head<const T> queries = tokens_.query.head(e, h);
-      for (Index r = 0; r < count; ++r, to += sizes_.key_dim)
-        if (sizes_.centred)
-          center_row(queries, first + r, t + r, inclusive, state_.query_sum(e, h, t + r),
-                     state_.query_sum(e, h, t + r + 1), to);
-        else
-          for (Index a = 0; a < sizes_.key_dim; ++a) to[a] = queries(first + r, a);
+    for (Index h = 0; h < sizes_.heads; ++h)
+      center(tokens_.query.head(e, h), first, count, t, [&](Index p) { return state_.query_sum(e, h, p); }, mine,
+             mine.query + h * count * sizes_.key_dim);
+  }
+  // Rows [first, first + count) of the call, at positions from t on, less their means, to [count][key_dim]. The sums that
+  // the stream may go back to are kept: a few rows at a time before them, then one by one.
+  template <class SumAt>
+  void center(const Head<const T>& rows, Index first, Index count, Index t, const SumAt& sum_at,
+              const StreamScratch<T>& mine, T* to) const {
+    if (!sizes_.centred) {
+      copy_rows(rows, first, count, to);
+      return;
+    }
+    const Index dim = sizes_.key_dim, stride = simd::padded_columns<T>(dim);
+    std::fill_n(mine.row_sum, simd::padded_columns<double>(dim), 0.0);
+    std::copy_n(sum_at(t), dim, mine.row_sum);
+    for (Index done = 0; done < count;) {
+      const Index passed = count - sizes_.rollback - done;  // positions that nobody returns to
+      const Index some = larger<Index>(1, smaller(passed, simd::token_group));
+      simd::PackBlock<T> block;
+      block.source = rows_of(rows, first + done, some);
+      block.running_sum = mine.row_sum;
+      block.running_count = static_cast<double>(t + done);
+      block.exclusive = plan_.centering == Centering::prefix_exclusive;
+      block.rows = mine.few_rows;
+      simd::kernels<T>().pack(block);
+      for (Index r = 0; r < some; ++r) to = std::copy_n(mine.few_rows + r * stride, dim, to);
+      done += some;
+      if (done >= count - sizes_.rollback) std::copy_n(mine.row_sum, dim, sum_at(t + done));
+    }
+  }
+  static void copy_rows(const Head<const T>& rows, Index first, Index count, T* to) {
+    for (Index r = first; r < first + count; ++r) {
+      const T* from = rows.data + r * rows.token_stride;
+      if (rows.dim_stride == 1)
+        to = std::copy_n(from, rows.dim, to);
+      else
+        for (Index a = 0; a < rows.dim; ++a) *to++ = from[a * rows.dim_stride];
     }
   }
 

@@ -44,10 +44,17 @@ struct FeatureCursor {
 
 // numerator[r] += Σ_f φ_f(q_r) S_f for Rows queries and Columns vectors. Sums of several features at a time hide the
 // latency of one.
+//
+// The row `ahead` bytes on is asked for: the processor's own prefetching keeps up with neither the third level nor
+// memory (d = 128, 8 heads: 690 µs with it, 820 without).
 template <class T, int Rows, int Columns>
 CSQ_INLINE void read_strip(const ReadRows<T>& block, const T* features, Index count, const T* summary, T* numerator) {
   constexpr int together = Rows * Columns < 8 ? 8 / (Rows * Columns) : 1;
   Vector<T> sum[std::size_t{together}][std::size_t{Rows}][std::size_t{Columns}] = {};
+  // From memory further ahead than from the second level.
+  const Index ahead = block.map.size() * block.value_stride * Index(sizeof(T)) > second_level_bytes
+                          ? 4096 / Index(sizeof(T))
+                          : 1024 / Index(sizeof(T));
   Index f = 0;
   for (; f + together <= count; f += together) {
     CSQ_UNROLL
@@ -55,7 +62,9 @@ CSQ_INLINE void read_strip(const ReadRows<T>& block, const T* features, Index co
       CSQ_UNROLL
       for (int c = 0; c < Columns; ++c) {
         Vector<T> value;
-        load<T>(summary + (f + k) * block.value_stride + c * lanes<T>, value);
+        const T* const row = summary + (f + k) * block.value_stride + c * lanes<T>;
+        ask_for(row, ahead);
+        load<T>(row, value);
         CSQ_UNROLL
         for (int r = 0; r < Rows; ++r) sum[k][r][c] += value * features[r * ReadRows<T>::feature_stride + f + k];
       }
