@@ -15,5 +15,6 @@
 #include "csq/penalties.hpp"
 #include "csq/shape.hpp"
 #include "csq/stream.hpp"
+#include "csq/summary.hpp"
 #include "csq/version.hpp"
 #include "csq/workspace.hpp"

@@ -12,7 +12,7 @@ set(layer_5 detail/direct/.*)
 set(layer_6 detail/factored/.*)
 set(layer_7 detail/engine detail/packed detail/checked_calls detail/merge)
 set(layer_8 detail/penalty/.* detail/stream/.*)
-set(layer_9 cost_model attention attention_backward penalties partials stream version eigen)
+set(layer_9 cost_model attention attention_backward penalties partials stream summary version eigen)
 set(layer_10 csq)
 set(last_layer 10)
 # And what a folder may not reach although it stands before it.

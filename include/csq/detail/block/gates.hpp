@@ -19,6 +19,18 @@ namespace CSQ_CODE::detail {
 
 inline constexpr double lowest_log_gate = -1e4;
 
+// ℓ as it is read.
+inline double readable_gate(double gate) {
+  if (gate < lowest_log_gate) return lowest_log_gate;
+  return gate > 0 ? std::numeric_limits<double>::quiet_NaN() : gate;
+}
+// What gates of that sum leave; 0 where it is too faint to count.
+template <class T>
+double decay_of_gates(double sum) {
+  const double decay = std::exp(sum);
+  return decay < static_cast<double>(simd::smallest_decay<T>) ? 0 : decay;
+}
+
 // The sums of one gate head.
 template <class T>
 struct GateSums {
@@ -80,10 +92,7 @@ struct Gates {
     double total = 0, rest = 0;
     for (Index t = 0; t < padded_size(gate.tokens); ++t) {
       if (t > 0 && t < length) {
-        double value = static_cast<double>(gate(t, 0));
-        if (value < lowest_log_gate) value = lowest_log_gate;
-        if (value > 0) value = std::numeric_limits<double>::quiet_NaN();
-        value *= log2_e;
+        const double value = readable_gate(static_cast<double>(gate(t, 0))) * log2_e;
         const double sum = total + value, back = sum - total;
         rest += (total - (sum - back)) + (value - back);
         total = sum;

@@ -29,9 +29,14 @@ struct Problem {
   int threads = 1;  // of each team
   int teams = 1;    // that serve heads of their own: head_teams.hpp
   KeptSummary* summary = nullptr;
+  // [key heads] summaries that a factored call goes on from and, where it is causal, brings to the end of its keys
+  // (summary.hpp); and the keys in each. Rows that may not be read are then NaN: their keys are gone.
+  T* continued = nullptr;
+  Index held = 0;
 
   Index queries() const { return query.tokens(); }
   Index keys() const { return key.tokens(); }
+  Index keys_and_held() const { return keys() + held; }
   Index key_dim() const { return query.dim(); }
   Index value_dim() const { return value.dim(); }
   Index group() const { return query.heads() / key.heads(); }

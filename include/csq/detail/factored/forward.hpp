@@ -27,7 +27,7 @@ class FactoredRun : FactoredRows<T> {
 
   void run() const {
     parallel_for(heads_ * scratch_.slices, problem_.threads,
-                 [&](Index task, int) { scratch_.slice(task / scratch_.slices, task % scratch_.slices).clear(); });
+                 [&](Index task, int) { begin_slice(task / scratch_.slices, task % scratch_.slices); });
     if (problem_.causal) {
       blank_rows();
       serve_first_rows();
@@ -50,12 +50,10 @@ class FactoredRun : FactoredRows<T> {
 
   // Hands the finished summaries over.
   void keep(KeptSummary& kept) const {
-    for (Index h = 0; h < heads_; ++h) {
-      const SummarySlice<T> whole = scratch_.whole(h);
-      T* numbers = kept.template head<T>(first_head_ + h);
-      std::copy_n(whole.summary, whole.summary_size(), numbers);
-      std::copy_n(whole.normalizer, scratch_.features, numbers + whole.summary_size());
-    }
+    for (Index h = 0; h < heads_; ++h) scratch_.whole(h).copy_to(kept.template head<T>(first_head_ + h));
+  }
+  void leave() const {
+    for (Index h = 0; h < heads_; ++h) scratch_.whole(h).copy_to(continued(h));
   }
 
  private:
@@ -84,6 +82,20 @@ class FactoredRun : FactoredRows<T> {
   using Base::write_checked;
   using typename Base::Marks;
   using typename Base::Rows;
+
+  T* continued(Index h) const { return problem_.continued + (first_head_ + h) * scratch_.whole(h).numbers(); }
+  // What the call goes on from, as gates have left it at the first token; or nothing.
+  void begin_slice(Index h, Index index) const {
+    const SummarySlice<T> slice = scratch_.slice(h, index);
+    if (problem_.held == 0) {
+      slice.clear();
+      return;
+    }
+    slice.copy_from(scratch_.whole(h).at(continued(h)));
+    if (!problem_.has_gates() || problem_.keys() == 0) return;
+    const double gate = static_cast<double>(problem_.log_gate.head(batch(h), key_head(h))(0, 0));
+    slice.scale(static_cast<T>(decay_of_gates<T>(readable_gate(gate))));
+  }
 
   void pack_key_chunk(Index h, Index chunk, int thread, T* key, T* values) const {
     pack_keys(problem_, scratch_.packers.key[h], batch(h), key_head(h), chunk * chunk_size(), keys_in(h, chunk),
@@ -179,7 +191,7 @@ class FactoredRun : FactoredRows<T> {
 
   // What gates have left, at each row of a chunk, of the summary that it reads: onto the rows, and into `decay`.
   void decay_rows(Index h, Index chunk, const Rows& rows, const DirectThreadScratch<T>& mine, T* decay) const {
-    const Index from = absorbed_until(h, chunk);
+    const Index from = this->decays_from(h, chunk);
     if (from < 0)
       std::fill_n(decay, rows.real, T(1));
     else
@@ -249,9 +261,10 @@ class FactoredRun : FactoredRows<T> {
         }
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
-        if (absorbed_until(h, chunk) < 0) return mark_unread(rows.real, mine.normalizer, again);
+        const Index read = absorbed_until(h, chunk) + 1 + problem_.held;
+        if (read == 0) return mark_unread(rows.real, mine.normalizer, again);
         const bool gated = problem_.has_gates();
-        double key_squares = 0, keys = gated ? 0 : static_cast<double>(absorbed_until(h, chunk) + 1);
+        double key_squares = 0, keys = gated ? 0 : static_cast<double>(read);
         for (Index slice = 0; slice < scratch_.slices; ++slice) {
           key_squares += scratch_.square_sums(h, slice)[slot];
           if (gated) keys += scratch_.count_sums(h, slice)[slot];
@@ -280,9 +293,10 @@ class FactoredRun : FactoredRows<T> {
                                         mine.normalizer);
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
-        if (scratch_.packers.key[h].length == 0) return mark_unread(rows.real, mine.normalizer, again);
+        const Index read = scratch_.packers.key[h].length + problem_.held;
+        if (read == 0) return mark_unread(rows.real, mine.normalizer, again);
         return mark_cancelled(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
-                              static_cast<double>(scratch_.packers.key[h].length), nullptr, again);
+                              static_cast<double>(read), nullptr, again);
       });
     });
   }
@@ -294,6 +308,7 @@ void factored_attention(const Problem<T>& problem, FactoredScratch<T>& scratch, 
   const FactoredRun<T> run(problem, scratch, first_head, heads);
   run.run();
   if (!problem.causal && problem.summary != nullptr) run.keep(*problem.summary);
+  if (problem.causal && problem.continued != nullptr) run.leave();
 }
 
 }  // namespace CSQ_CODE::detail

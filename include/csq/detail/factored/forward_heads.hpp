@@ -46,10 +46,15 @@ class FactoredHeads {
   Index absorbed_until(Index h, Index chunk) const {
     return smaller(smaller(chunk, scratch_.plan.first_kept) * chunk_size(), scratch_.packers.key[h].length) - 1;
   }
+  // The same for its decay: what a call goes on from has been brought to the first token already.
+  Index decays_from(Index h, Index chunk) const {
+    const Index token = absorbed_until(h, chunk);
+    return problem_.held > 0 ? larger<Index>(0, token) : token;
+  }
   GateSums<T> gate(Index h) const { return scratch_.packers.gates.of(h, 0); }
   // What gates leave of that summary at the end of the chunk.
   T kept_by(Index h, Index chunk) const {
-    const Index before = absorbed_until(h, chunk), after = absorbed_until(h, chunk + 1);
+    const Index before = decays_from(h, chunk), after = absorbed_until(h, chunk + 1);
     return problem_.has_gates() && before >= 0 ? static_cast<T>(gate(h).decay(before, after)) : T(1);
   }
 

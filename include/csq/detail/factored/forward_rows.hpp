@@ -32,15 +32,18 @@ class FactoredRows : protected FactoredHeads<T> {
                      const Lost& lost) const {
     Marks again;
     const bool any = rows.real > 0 && lost(again);
+    if (any && problem_.continued != nullptr)
+      for (Index row = 0; row < rows.real; ++row)
+        if (again[row]) sums.normalizer[row] = std::numeric_limits<T>::quiet_NaN();
     write(h, g, rows, sums);
-    if (any) serve_again(h, g, rows, again, thread);
+    if (any && problem_.continued == nullptr) serve_again(h, g, rows, again, thread);
   }
 
   // Weights out of T's range, where they may be rescaled.
   bool mark_out_of_range(Index rows, const T* normalizer, Marks& again) const {
     bool any = false;
     for (Index row = 0; row < rows; ++row) {
-      again[row] = problem_.weight.is_scale_blind() && !is_in_range(normalizer[row], problem_.keys());
+      again[row] = problem_.weight.is_scale_blind() && !is_in_range(normalizer[row], problem_.keys_and_held());
       any = any || again[row];
     }
     return any;
@@ -57,7 +60,7 @@ class FactoredRows : protected FactoredHeads<T> {
                       Marks& again) const {
     if (coefficients_.c2 == 0) return false;
     const CancellationBound<T> bound(coefficients_, key_squares, keys);
-    const T least = least_normalizer<T>(problem_.keys());
+    const T least = least_normalizer<T>(problem_.keys_and_held());
     T squares[std::size_t{simd::block_tokens<T>}];
     simd::kernels<T>().square_norms(query, rows, problem_.key_dim(), squares);
     bool any = false;

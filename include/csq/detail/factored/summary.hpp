@@ -47,6 +47,21 @@ struct SummarySlice {
   Index summary_size() const { return padded_rows(last - first) * value_stride; }
   Index numbers() const { return summary_size() + last - first; }
 
+  // The same features of another, which holds as many or more; in memory of `numbers`, summary first.
+  void copy_from(const SummarySlice& other) const {
+    std::copy_n(other.summary + (first - other.first) * value_stride, summary_size(), summary);
+    std::copy_n(other.normalizer + (first - other.first), last - first, normalizer);
+  }
+  void copy_to(T* numbers) const {
+    std::copy_n(summary, summary_size(), numbers);
+    std::copy_n(normalizer, last - first, numbers + summary_size());
+  }
+  SummarySlice at(T* numbers) const { return {map, value_stride, first, last, numbers, numbers + summary_size()}; }
+  void scale(T factor) const {
+    for (Index i = 0; i < summary_size(); ++i) summary[i] *= factor;
+    for (Index i = 0; i < last - first; ++i) normalizer[i] *= factor;
+  }
+
   void clear() const {
     std::fill_n(summary, summary_size(), T(0));
     std::fill_n(normalizer, last - first, T(0));

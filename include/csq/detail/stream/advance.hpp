@@ -15,16 +15,6 @@
 
 namespace CSQ_CODE::detail {
 
-#include "csq/detail/base/precise_begin.inl"
-
-// ℓ as attention reads it.
-inline double stream_gate(double gate) {
-  if (gate < lowest_log_gate) return lowest_log_gate;
-  return gate > 0 ? std::numeric_limits<double>::quiet_NaN() : gate;
-}
-
-#include "csq/detail/base/precise_end.inl"
-
 // What a stream does with its tokens, resolved once.
 struct StreamPlan {
   Weight weight;  // divided by its power of two, which no row depends on
@@ -112,8 +102,9 @@ class StreamRun {
   void add_keys(Index e, Index first, Index count, const StreamScratch<T>& mine) const {
     const Index t = state_.at(e).tokens;
     for (Index h = 0; h < sizes_.kv_heads; ++h) {
-      center(tokens_.key.head(e, h), first, count, t, [&](Index p) { return state_.key_sum(e, h, p); }, mine,
-             state_.key(e, h, t));
+      center(
+          tokens_.key.head(e, h), first, count, t, [&](Index p) { return state_.key_sum(e, h, p); }, mine,
+          state_.key(e, h, t));
       const Head<const T> values = tokens_.value.head(e, h);
       copy_rows(values, first, count, state_.value(e, h, t));
       for (Index r = 0; sizes_.gated && r < count; ++r)
@@ -123,11 +114,12 @@ class StreamRun {
   void center_queries(Index e, Index first, Index count, const StreamScratch<T>& mine) const {
     const Index t = state_.at(e).tokens;
     for (Index h = 0; h < sizes_.heads; ++h)
-      center(tokens_.query.head(e, h), first, count, t, [&](Index p) { return state_.query_sum(e, h, p); }, mine,
-             mine.query + h * count * sizes_.key_dim);
+      center(
+          tokens_.query.head(e, h), first, count, t, [&](Index p) { return state_.query_sum(e, h, p); }, mine,
+          mine.query + h * count * sizes_.key_dim);
   }
-  // Rows [first, first + count) of the call, at positions from t on, less their means, to [count][key_dim]. The sums that
-  // the stream may go back to are kept: a few rows at a time before them, then one by one.
+  // Rows [first, first + count) of the call, at positions from t on, less their means, to [count][key_dim]. The sums
+  // that the stream may go back to are kept: a few rows at a time before them, then one by one.
   template <class SumAt>
   void center(const Head<const T>& rows, Index first, Index count, Index t, const SumAt& sum_at,
               const StreamScratch<T>& mine, T* to) const {
@@ -254,11 +246,9 @@ class StreamRun {
   double decay_until(Index e, Index h, Index from, Index position) const {
     if (!sizes_.gated) return 1;
     double sum = 0;
-    for (Index p = from; p <= position; ++p) sum += stream_gate(static_cast<double>(*state_.gate(e, h, p)));
-    return faint_is_none(std::exp(sum));
+    for (Index p = from; p <= position; ++p) sum += readable_gate(static_cast<double>(*state_.gate(e, h, p)));
+    return decay_of_gates<T>(sum);
   }
-  static double faint_is_none(double decay) { return decay < static_cast<double>(simd::smallest_decay<T>) ? 0 : decay; }
-
   // factor·φ(x) of rows into mine.rows, and packed.
   void pack(const T* rows, Index tokens, double factor, const StreamScratch<T>& mine, T* packed) const {
     simd::PackBlock<T> block;
@@ -286,12 +276,12 @@ class StreamRun {
     std::fill_n(mine.scales, simd::block_tokens<T>, T(0));
     double sum = 0;
     for (Index i = tokens - 1; i >= 0; --i) {
-      mine.scales[i] = static_cast<T>(faint_is_none(std::exp(sum)));
-      sum += stream_gate(static_cast<double>(*state_.gate(e, h, first + i)));
+      mine.scales[i] = static_cast<T>(decay_of_gates<T>(sum));
+      sum += readable_gate(static_cast<double>(*state_.gate(e, h, first + i)));
     }
     simd::kernels<T>().scale_rows(tokens, slice.value_stride, mine.scales, mine.values, mine.scaled);
     // The first gate of all decays nothing.
-    const double kept = first == 0 ? 1 : faint_is_none(std::exp(sum));
+    const double kept = first == 0 ? 1 : decay_of_gates<T>(sum);
     slice.absorb(mine.packed, mine.scaled, mine.scales, tokens, mine.panel, static_cast<T>(kept));
   }
 

@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "csq/detail/stream/bytes.hpp"
+#include "csq/detail/stream/saved_stream.hpp"
 
 namespace CSQ_CODE::detail {
 
