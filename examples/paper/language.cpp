@@ -11,7 +11,11 @@
 // layer. A gate is one number per token and head (gates.hpp). Models of one seed start at the same parameters, gates
 // aside (.5% more of them), and see the same windows. Rows are turned before they are centred or mapped (rotary.hpp).
 //
-// --quick checks the model with gates and rotary positions, its gradients and a short training; exit 1 when one fails.
+// --save keeps the trained weights, 8 bits a number (weights_file.hpp), for examples/generate.cpp, and scores them as
+// they are read back.
+//
+// --quick checks the model with gates and rotary positions, its gradients, a short training and the file of weights;
+// exit 1 when one fails.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -26,8 +30,9 @@
 #include <vector>
 
 #include "csv.hpp"
-#include "language_task.hpp"
 #include "model_checks.hpp"
+#include "replace_files.hpp"
+#include "weights_file.hpp"
 
 namespace {
 
@@ -36,8 +41,7 @@ using namespace paper;
 constexpr int quarters = 4;
 
 struct Run {
-  std::string model = "gated_csq";
-  Index layers = 4, heads = 8, head_dim = 16, context = 512;
+  LanguageModel model;
   Index steps = 1500, batch = 4, windows = 200;
   double rate = 4e-3;
   std::uint64_t seed = 1;
@@ -46,26 +50,6 @@ struct Run {
 
 // What a seed is spent on.
 enum Purpose : std::uint64_t { parameters, training_data, checks };
-
-AttentionSettings layer_settings(const std::string& model, bool last) {
-  AttentionSettings settings;
-  if (model == "softmax" || model == "gated_softmax" || (model == "mixed" && last)) settings.mechanism = csq::Softmax{};
-  if (model == "gated_linear") settings.mechanism = csq::Linear{};
-  settings.gated = model != "softmax" && model != "csq";
-  return settings;
-}
-
-ModelConfig config_of(const Run& run) {
-  ModelConfig config{.vocabulary = LanguageTask::vocabulary,
-                     .positions = run.context,
-                     .heads = run.heads,
-                     .head_dim = run.head_dim,
-                     .rotary = true,
-                     .attention = {}};
-  for (Index layer = 0; layer < run.layers; ++layer)
-    config.attention.push_back(layer_settings(run.model, layer + 1 == run.layers));
-  return config;
-}
 
 double rate_at(const Run& run, Index step) {
   const double done = static_cast<double>(step) / static_cast<double>(run.steps), rising = 0.05;
@@ -82,7 +66,7 @@ void show_progress(const Run& run, Index step, double bits, double seconds) {
   const bool terminal = isatty(STDERR_FILENO) == 1;
   if (step != run.steps && step % (terminal ? 5 : 100) != 0) return;
   std::fprintf(stderr, "%slanguage: %s, seed %llu: step %lld of %lld, %.3f bits a byte, %.0f s%s",
-               terminal ? "\r\033[K" : "", run.model.c_str(), static_cast<unsigned long long>(run.seed),
+               terminal ? "\r\033[K" : "", run.model.name.c_str(), static_cast<unsigned long long>(run.seed),
                static_cast<long long>(step), static_cast<long long>(run.steps), bits, seconds,
                terminal && step != run.steps ? "" : "\n");
 }
@@ -116,7 +100,7 @@ void evaluate_into(Outcome& outcome, const Model<float>& model, const Run& run, 
     evaluate(model, batch, scratch, run.threads,
              [&](const auto& shard, const Chunk& chunk) { add_bits(shard.activations, chunk, sums[shard.number]); });
   }
-  const double bytes = static_cast<double>(count * run.context) / quarters;
+  const double bytes = static_cast<double>(count * run.model.context) / quarters;
   for (const auto& part : sums)
     for (std::size_t q = 0; q < quarters; ++q) outcome.quarter[q] += part[q] / bytes;
   for (const double bits : outcome.quarter) outcome.bits += bits / quarters;
@@ -150,35 +134,45 @@ constexpr const char* run_header =
     "program,model,layers,heads,head_dim,context,steps,batch,rate,seed,text_bytes,text_checksum,windows,parameters,"
     "bits,quarter_1,quarter_2,quarter_3,quarter_4,training_bits,seconds_a_step";
 
-void perform(const Run& run, const Bytes& text, const std::string& csv_path) {
-  const LanguageTask task(text, run.context);
+void perform(const Run& run, const Bytes& text, const std::string& csv_path, const std::string& weights_path) {
+  const LanguageTask task(text, run.model.context);
   CsvFile csv(csv_path, run_header);
-  Model<float> model(config_of(run), random_stream(run.seed, parameters));
+  files::FileReplacement weights;
+  files::OutputFile* const saved =
+      weights_path.empty() ? nullptr : &weights.add(weights_path, "--save: " + weights_path);
+  Model<float> model(config_of(run.model), random_stream(run.seed, parameters));
   const Outcome outcome = train(model, run, task);
   const auto& q = outcome.quarter;
   std::printf("%-14s %4s  %9s  %31s  %9s  %14s\n", "", "seed", "bits/byte", "by quarter of the context", "training",
               "seconds a step");
-  std::printf("%-14s %4llu  %9.4f  %7.4f %7.4f %7.4f %7.4f  %9.4f  %14.3f\n", run.model.c_str(),
+  std::printf("%-14s %4llu  %9.4f  %7.4f %7.4f %7.4f %7.4f  %9.4f  %14.3f\n", run.model.name.c_str(),
               static_cast<unsigned long long>(run.seed), outcome.bits, q[0], q[1], q[2], q[3], outcome.training_bits,
               outcome.seconds_a_step);
-  csv.row("language", run.model, run.layers, run.heads, run.head_dim, run.context, run.steps, run.batch, run.rate,
-          run.seed, text.size(), checksum(text), std::min(run.windows, task.windows()), model.table.count, outcome.bits,
-          q[0], q[1], q[2], q[3], outcome.training_bits, outcome.seconds_a_step);
+  csv.row("language", run.model.name, run.model.layers, run.model.heads, run.model.head_dim, run.model.context,
+          run.steps, run.batch, run.rate, run.seed, text.size(), checksum(text), std::min(run.windows, task.windows()),
+          model.table.count, outcome.bits, q[0], q[1], q[2], q[3], outcome.training_bits, outcome.seconds_a_step);
   csv.finish();
+  if (saved == nullptr) return;
+  const Bytes bytes = bytes_of(run.model, model);
+  const TrainedModel read_back = trained_model(bytes, weights_path);
+  saved->write(bytes.data(), bytes.size());
+  weights.commit();
+  Outcome as_saved;
+  TrainingScratch<float> scratch;
+  evaluate_into(as_saved, read_back.model, run, task, scratch);
+  std::printf("%s: %zu bytes, 8 bits a number: %.4f bits/byte\n", weights_path.c_str(), bytes.size(), as_saved.bits);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Checks
 
-Run small_run(const std::string& model) {
-  return {.model = model, .layers = 2, .heads = 2, .head_dim = 6, .context = 12};
+LanguageModel small_model(const std::string& name) {
+  return {.name = name, .layers = 2, .heads = 2, .head_dim = 6, .context = 12, .d_model = 16, .ffn = 20};
 }
 
 void check_gradients(Checks& checks_made, const std::string& model, std::uint64_t seed) {
-  ModelConfig config = config_of(small_run(model));
+  ModelConfig config = config_of(small_model(model));
   config.vocabulary = 11;
-  config.d_model = 16;
-  config.ffn = 20;
   check_model(checks_made, model, config, {}, seed);
 }
 
@@ -208,19 +202,64 @@ void check_training(Checks& checks_made, const std::string& model, std::uint64_t
     for (const char letter : std::string("the quick brown fox jumps over the lazy dog. ")) {
       text.push_back(static_cast<unsigned char>(letter));
     }
-  Run run{.model = model, .layers = 2, .heads = 4, .context = 64, .steps = 60, .batch = 8, .windows = 8, .rate = 2e-3};
+  Run run{.model = {.name = model, .layers = 2, .heads = 4, .context = 64},
+          .steps = 60,
+          .batch = 8,
+          .windows = 8,
+          .rate = 2e-3};
   run.threads = 1;
-  Model<float> trained(config_of(run), random_stream(seed, parameters));
-  const double bits = train(trained, run, LanguageTask(text, run.context)).quarter[quarters - 1];
+  Model<float> trained(config_of(run.model), random_stream(seed, parameters));
+  const double bits = train(trained, run, LanguageTask(text, run.model.context)).quarter[quarters - 1];
   checks_made.at_most("training, " + model + ": bits a byte of one sentence, last quarter", bits, 0.5);
+}
+
+bool is_refused(const Bytes& bytes) {
+  try {
+    trained_model(bytes, "bytes");
+  } catch (const std::runtime_error&) {
+    return true;
+  }
+  return false;
+}
+
+// What is read back is within half a level of what was written, and the same bytes when written again; every part of
+// the file, every file with a wrong byte and what follows the end is refused.
+void check_weights_file(Checks& checks_made, const std::string& name, std::uint64_t seed) {
+  const LanguageModel sizes = small_model(name);
+  const Model<float> model(config_of(sizes), seed);
+  const Bytes bytes = bytes_of(sizes, model);
+  const TrainedModel read_back = trained_model(bytes, "bytes");
+  double levels = 0;
+  for (const Parameter& p : model.table.all)
+    for (Index r = 0; r < p.rows; ++r) {
+      const ConstRow<float> written(model.parameters.data() + p.offset + r * p.columns, p.columns);
+      const ConstRow<float> read(read_back.model.parameters.data() + p.offset + r * p.columns, p.columns);
+      const float level = p.rows == 1 ? 0 : written.cwiseAbs().maxCoeff() / 127;
+      const float error = (written - read).cwiseAbs().maxCoeff();
+      if (error > 0) levels = std::max(levels, static_cast<double>(error / level));
+    }
+  checks_made.at_most("weights of " + name + " read back: levels of 8 bits away", levels, 0.501);
+  checks_made.at_most("weights of " + name + " written again: other bytes",
+                      bytes_of(read_back.sizes, read_back.model) == bytes ? 0 : 1, 0);
+  int accepted = is_refused({}) ? 0 : 1;
+  for (std::size_t i = 0; i < bytes.size(); i += i < 100 ? 1 : 97) {
+    Bytes damaged = bytes;
+    damaged[i] ^= 4;
+    accepted += is_refused(damaged) ? 0 : 1;
+    accepted += is_refused(Bytes(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(i))) ? 0 : 1;
+  }
+  Bytes longer = bytes;
+  longer.push_back(0);
+  accepted += is_refused(longer) ? 0 : 1;
+  checks_made.at_most("weights of " + name + ": damaged files that were taken", accepted, 0);
 }
 
 bool quick(std::uint64_t seed) {
   Checks checks_made;
   const std::uint64_t stream = random_stream(seed, checks);
-  for (const char* model : {"softmax", "csq", "gated_softmax", "gated_csq", "gated_linear", "mixed"})
-    check_gradients(checks_made, model, stream);
+  for (const std::string& model : language_models) check_gradients(checks_made, model, stream);
   check_held_out(checks_made);
+  for (const std::string& model : language_models) check_weights_file(checks_made, model, stream);
   for (const char* model : {"softmax", "gated_csq"}) check_training(checks_made, model, seed);
   if (checks_made.failures() > 0) std::fprintf(stderr, "language: %d checks failed\n", checks_made.failures());
   return checks_made.failures() == 0;
@@ -231,7 +270,7 @@ bool quick(std::uint64_t seed) {
 
 struct Command {
   Run run;
-  std::string text, csv;
+  std::string text, csv, weights;
   bool quick = false;
 };
 
@@ -239,13 +278,15 @@ void define_options(CLI::App& app, Command& command) {
   Run& run = command.run;
   const auto whole = CLI::Range(1, 1000000);
   app.add_option("--text", command.text, "the text, any file")->check(CLI::ExistingFile)->envname("CSQ_TEXT");
-  app.add_option("--model", run.model, "softmax, csq, gated_softmax, gated_csq, gated_linear or mixed")
-      ->check(CLI::IsMember({"softmax", "csq", "gated_softmax", "gated_csq", "gated_linear", "mixed"}))
+  app.add_option("--model", run.model.name, "softmax, csq, gated_softmax, gated_csq, gated_linear or mixed")
+      ->check(CLI::IsMember(language_models))
       ->capture_default_str();
-  app.add_option("--layers", run.layers, "layers")->check(CLI::Range(1, 64))->capture_default_str();
-  app.add_option("--heads", run.heads, "heads of a layer")->check(CLI::Range(1, 64))->capture_default_str();
-  app.add_option("--head-dim", run.head_dim, "d of a head, even")->check(CLI::Range(2, 256))->capture_default_str();
-  app.add_option("--context", run.context, "bytes of a window, a multiple of 4")
+  app.add_option("--layers", run.model.layers, "layers")->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--heads", run.model.heads, "heads of a layer")->check(CLI::Range(1, 64))->capture_default_str();
+  app.add_option("--head-dim", run.model.head_dim, "d of a head, even")
+      ->check(CLI::Range(2, 256))
+      ->capture_default_str();
+  app.add_option("--context", run.model.context, "bytes of a window, a multiple of 4")
       ->check(CLI::Range(4, 8188))
       ->capture_default_str();
   app.add_option("--steps", run.steps, "training steps")->check(whole)->capture_default_str();
@@ -257,6 +298,7 @@ void define_options(CLI::App& app, Command& command) {
       ->capture_default_str();
   app.add_option("--threads", run.threads, "threads, 0: all")->check(CLI::Range(0, 1024))->capture_default_str();
   app.add_option("--csv", command.csv, "write the row there too");
+  app.add_option("--save", command.weights, "write the trained weights there");
   app.add_flag("--quick", command.quick, "checks alone, half a minute; exit 1 when one fails");
 }
 
@@ -275,9 +317,9 @@ int main(int count, char** words) try {
   }
   if (command.quick) return quick(command.run.seed) ? 0 : 1;
   if (command.text.empty()) throw std::invalid_argument("--text: needed, a file to learn from");
-  if (command.run.head_dim % 2 != 0)
-    throw std::invalid_argument("--head-dim: even, not " + std::to_string(command.run.head_dim));
-  perform(command.run, read_bytes(command.text), command.csv);
+  if (command.run.model.head_dim % 2 != 0)
+    throw std::invalid_argument("--head-dim: even, not " + std::to_string(command.run.model.head_dim));
+  perform(command.run, read_bytes(command.text), command.csv, command.weights);
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "language: %s\n", error.what());
