@@ -83,8 +83,8 @@ struct Packers {
     return packers;
   }
 
-  // Binds the packers to key heads [first, first + heads) and sums what the centring needs.
-  void bind(const Problem<T>& problem, Index first, Index heads) {
+  // Binds the packers to key heads [first, first + heads) and sums what the centring needs, of the keys if asked.
+  void bind(const Problem<T>& problem, Index first, Index heads, bool sums_keys = true) {
     const Index group = problem.group();
     for (Index h = 0; h < heads; ++h) {
       const Index batch = (first + h) / problem.key.heads();
@@ -103,7 +103,7 @@ struct Packers {
     }
     gates.bind(problem, first, heads);
     if (problem.centering == Centering::none) return;
-    sum(problem, key, heads, problem.keys(), problem.key_history, first);
+    if (sums_keys) sum(problem, key, heads, problem.keys(), problem.key_history, first);
     sum(problem, query, heads * group, problem.queries(), problem.query_history, first * group);
   }
 

@@ -4,7 +4,12 @@
 //
 // Packing keys into tiles pays when many queries share them. Here keys and values stay in the caller's rows where these
 // are contiguous whole vectors and need no centring; otherwise a block at a time is copied. n = 1, m = 4096, d = 64
-// took 165 µs through tiles.
+// took 165 µs through tiles. The query heads of a group share what is loaded.
+//
+// Prefix means of keys are not subtracted from keys, which would take as long as all the rest: a mean of scores is the
+// score of the mean,  s_ij = t_ij − (1/j) Σ_{i ≤ j} t_i  with t_j = αq·(k_j − r). r, the mean of the first keys, keeps a
+// common offset out of the scores, where float would lose it. One stretch a head: the sums run through.
+//
 // A task is a stretch of the keys of one key head against all queries of its group; where there are few heads the keys
 // are cut into several stretches, their number a function of the shape, and their sums are merged in order. Cost
 // O(n·m·(d+dᵥ)); memory O(n·dᵥ) for each stretch, and the means of the centring.
@@ -25,7 +30,9 @@ struct FewQueriesScratch {
     T* query = nullptr;   // [group][n][padded d]
     T* keys = nullptr;    // [B][padded d]
     T* values = nullptr;  // [B][padded dv]
-    T* weights = nullptr;
+    T* weights = nullptr;         // [queries together][B]
+    T* reference = nullptr;       // r
+    double* score_sums = nullptr;  // Σ t: [group][n]
     double* sums = nullptr;
     RescaleScratch<T> again;
   };
@@ -39,13 +46,20 @@ struct FewQueriesScratch {
   Blocks<T, 2> maximum;
   Scratch* threads = nullptr;
 
+  // Whether keys are centred by their scores. Not where the window hides keys that the means cover, nor where rows may
+  // have to be served again.
+  static bool centers_scores(const Problem<T>& problem) {
+    return is_prefix(problem.centering) && problem.weight.kind != Weight::Kind::feature_product &&
+           problem.window == 0 && !problem.weight.is_scale_blind();
+  }
+
   static FewQueriesScratch lay_out(Arena& arena, const Problem<T>& problem) {
     constexpr Index wanted_tasks = 16;
     constexpr Index shortest_stretch = 1024;
     FewQueriesScratch result;
     const Index keys = problem.plan.longest.keys, blocks = block_count(keys, size);
     const Index wanted = block_count(wanted_tasks, larger<Index>(problem.key_heads(), 1));
-    result.stretches = std::clamp<Index>(keys / shortest_stretch, 1, wanted);
+    result.stretches = centers_scores(problem) ? 1 : std::clamp<Index>(keys / shortest_stretch, 1, wanted);
     result.stretch_keys = block_count(blocks, result.stretches) * size;
     result.heads = problem.teams > 1 ? 1 : larger<Index>(1, problem.key_heads());
     result.key_stride = simd::padded_columns<T>(problem.key_dim());
@@ -60,7 +74,9 @@ struct FewQueriesScratch {
       scratch.query = arena.template take<T>(problem.group() * problem.queries() * result.key_stride);
       scratch.keys = arena.template take<T>(size * result.key_stride);
       scratch.values = arena.template take<T>(size * result.value_stride);
-      scratch.weights = arena.template take<T>(size);
+      scratch.weights = arena.template take<T>(simd::FewQueriesBlock<T>::queries_together * size);
+      scratch.reference = arena.template take<T>(result.key_stride);
+      scratch.score_sums = arena.template take<double>(problem.group() * problem.queries());
       scratch.sums = arena.template take<double>(RowPacker<T>::scratch_sums(problem.key_dim()));
       scratch.again = RescaleScratch<T>::lay_out(arena, problem);
       return scratch;
@@ -78,7 +94,8 @@ class FewQueriesRun {
         weight_(kernel_weight(problem.weight)),
         first_head_(first_head),
         heads_(heads),
-        group_(problem.group()) {}
+        group_(problem.group()),
+        centers_scores_(FewQueriesScratch<T>::centers_scores(problem)) {}
 
   void run() const {
     parallel_for(heads_ * scratch_.stretches, problem_.threads, [&](Index task, int thread) {
@@ -91,6 +108,7 @@ class FewQueriesRun {
  private:
   using Scratch = typename FewQueriesScratch<T>::Scratch;
   static constexpr Index size = simd::block_tokens<T>;
+  static constexpr Index together = simd::FewQueriesBlock<T>::queries_together;
 
   struct Rows {
     const T* data;
@@ -100,8 +118,13 @@ class FewQueriesRun {
     return head.dim_stride == 1 && head.dim == simd::padded_columns<T>(head.dim);
   }
   Rows keys_of(const RowPacker<T>& packer, Index first, Index count, const Scratch& mine) const {
-    const bool as_it_is = packer.means.centering == Centering::none && !packer.elu && is_whole(packer.head);
-    if (as_it_is) return {packer.head.data + first * packer.head.token_stride, packer.head.token_stride};
+    const bool is_raw = (packer.means.centering == Centering::none && !packer.elu) || centers_scores_;
+    if (is_raw && is_whole(packer.head))
+      return {packer.head.data + first * packer.head.token_stride, packer.head.token_stride};
+    if (is_raw) {
+      simd::kernels<T>().pack_values(rows_of(packer.head, first, count), scratch_.key_stride, mine.keys);
+      return {mine.keys, scratch_.key_stride};
+    }
     packer.pack(first, count, mine.keys, mine.sums, nullptr);
     return {mine.keys, scratch_.key_stride};
   }
@@ -124,6 +147,7 @@ class FewQueriesRun {
       if (real > 0)
         scratch_.packers.query[head].pack(0, real, mine.query + g * n * scratch_.key_stride, mine.sums, nullptr);
     }
+    if (centers_scores_ && real > 0) begin_centering(h, real, mine);
     const Index end =
         smaller((stretch + 1) * scratch_.stretch_keys, problem_.visibility().keys_of(real - 1, key.length));
     // Whole blocks before the window are not visited.
@@ -131,31 +155,97 @@ class FewQueriesRun {
     for (Index first = start; real > 0 && first < end; first += size) {
       const Index count = smaller(size, end - first);
       const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
-      for (Index g = 0; g < group_; ++g)
-        for (Index i = 0; i < real; ++i) {
-          const Index head = h * group_ + g;
-          const Index from = std::clamp<Index>(problem_.visibility().first_key(i) - first, 0, count);
-          simd::OneQueryBlock<T> block;
-          block.query = mine.query + (g * n + i) * scratch_.key_stride;
-          block.key = keys.data + from * keys.stride;
-          block.key_stride = keys.stride;
-          block.values = values.data + from * values.stride;
-          block.value_stride = values.stride;
-          block.keys = std::clamp<Index>(problem_.visibility().keys_of(i, key.length) - first, from, count) - from;
-          block.dim = scratch_.key_stride;
-          block.value_dim = scratch_.value_stride;
-          block.weight = weight_;
-          const RowPacker<T>& query = scratch_.packers.query[head];
-          const Index position = larger<Index>(0, problem_.visibility().offset() + i);
-          if (!problem_.is_plain())
-            block.adjust = adjustment_of(problem_, query, i, first + from, query.gate.from(position));
-          block.weights = mine.weights;
-          block.numerator = scratch_.numerator(head, stretch) + i * scratch_.value_stride;
-          block.normalizer = scratch_.normalizer(head, stretch) + i;
-          block.maximum = scratch_.maximum(head, stretch) + i;
-          if (block.keys > 0) simd::kernels<T>().one_query(block);
-        }
+      for (Index i = 0; i < real; ++i)
+        for (Index g = 0; g < group_; g += together)
+          serve_some(h, g, i, stretch, {first, count, keys, values}, mine);
     }
+  }
+
+  struct Block {
+    Index first, count;
+    Rows keys, values;
+  };
+  // Query i of some heads of the group.
+  void serve_some(Index h, Index g, Index i, Index stretch, const Block& at, const Scratch& mine) const {
+    const Index head = h * group_ + g, n = problem_.queries();
+    const Visibility visibility = problem_.visibility();
+    const Index from = std::clamp<Index>(visibility.first_key(i) - at.first, 0, at.count);
+    const Index end = std::clamp<Index>(visibility.keys_of(i, scratch_.packers.key[h].length) - at.first, from, at.count);
+    if (end == from) return;
+    simd::FewQueriesBlock<T> block;
+    block.query = mine.query + (g * n + i) * scratch_.key_stride;
+    block.query_stride = n * scratch_.key_stride;
+    block.queries = smaller(together, group_ - g);
+    block.key = at.keys.data + from * at.keys.stride;
+    block.key_stride = at.keys.stride;
+    block.values = at.values.data + from * at.values.stride;
+    block.value_stride = at.values.stride;
+    block.keys = end - from;
+    block.dim = scratch_.key_stride;
+    block.value_dim = scratch_.value_stride;
+    block.weight = weight_;
+    simd::Adjustment<T> adjust[std::size_t{together}];
+    if (!problem_.is_plain()) {
+      for (Index r = 0; r < block.queries; ++r) {
+        const RowPacker<T>& query = scratch_.packers.query[head + r];
+        const Index position = larger<Index>(0, visibility.offset() + i);
+        adjust[r] = adjustment_of(problem_, query, i, at.first + from, query.gate.from(position));
+      }
+      block.adjust = adjust;
+    }
+    block.weights = mine.weights;
+    block.weight_stride = size;
+    block.numerator = scratch_.numerator(head, stretch) + i * scratch_.value_stride;
+    block.numerator_stride = scratch_.stretches * scratch_.numerator.size();
+    block.normalizer = scratch_.normalizer(head, stretch) + i;
+    block.maximum = scratch_.maximum(head, stretch) + i;
+    block.statistic_stride = scratch_.stretches * scratch_.normalizer.size();
+    if (centers_scores_) block.reference = mine.reference;
+    simd::kernels<T>().few_scores(block);
+    for (Index r = 0; centers_scores_ && r < block.queries; ++r) center(h, g + r, i, at.first, block, r, mine);
+    simd::kernels<T>().few_values(block);
+  }
+
+  // --- centring by scores ---
+
+  // r, which every query may see, and for each query what the keys of the history score in all.
+  void begin_centering(Index h, Index real, const Scratch& mine) const {
+    const RowPacker<T>& key = scratch_.packers.key[h];
+    const Index seen = smaller(size, problem_.visibility().keys_of(0, key.length)), dim = problem_.key_dim();
+    std::fill_n(mine.sums, simd::padded_columns<double>(dim), 0.0);
+    if (seen > 0) simd::kernels<T>().add_rows(rows_of(key.head, 0, seen), mine.sums);
+    std::fill_n(mine.reference, scratch_.key_stride, T(0));
+    for (Index a = 0; a < dim && seen > 0; ++a)
+      mine.reference[a] = static_cast<T>(mine.sums[a] / static_cast<double>(seen));
+    const double count = key.means.history_count;
+    for (Index g = 0; g < group_; ++g)
+      for (Index i = 0; i < real; ++i) {
+        double score = 0;
+        if (count > 0) {
+          const double* mean = problem_.key_history->mean.data() + (first_head_ + h) * dim;
+          const T* query = mine.query + (g * problem_.queries() + i) * scratch_.key_stride;
+          for (Index a = 0; a < dim; ++a)
+            score += static_cast<double>(query[a]) * (mean[a] - static_cast<double>(mine.reference[a]));
+        }
+        mine.score_sums[g * problem_.queries() + i] = count * score;
+      }
+  }
+  void center(Index h, Index g, Index i, Index first, const simd::FewQueriesBlock<T>& block, Index row,
+              const Scratch& mine) const {
+    const HeadCentering& means = scratch_.packers.key[h].means;
+    simd::CenterScores<T> center;
+    center.scores = block.weights + row * block.weight_stride;
+    center.keys = block.keys;
+    center.sum = mine.score_sums + g * problem_.queries() + i;
+    center.count = means.history_count + static_cast<double>(first);
+    center.exclusive = means.centering == Centering::prefix_exclusive;
+    simd::kernels<T>().center_scores(center);
+    if (center.count > 0 || !center.exclusive) return;
+    double score = 0;  // the first key has no mean: what was subtracted from it is added again
+    const T* query = block.query + row * block.query_stride;
+    for (Index a = 0; a < problem_.key_dim(); ++a)
+      score += static_cast<double>(query[a]) * static_cast<double>(mine.reference[a]);
+    center.scores[0] = static_cast<T>(static_cast<double>(center.scores[0]) + score);
   }
 
   // The first stretch takes up the others, in order.
@@ -197,11 +287,12 @@ class FewQueriesRun {
   const FewQueriesScratch<T>& scratch_;
   simd::KernelWeight weight_;
   Index first_head_, heads_, group_;
+  bool centers_scores_;
 };
 
 template <class T>
 void few_queries_attention(const Problem<T>& problem, FewQueriesScratch<T>& scratch, Index first_head, Index heads) {
-  scratch.packers.bind(problem, first_head, heads);
+  scratch.packers.bind(problem, first_head, heads, !FewQueriesScratch<T>::centers_scores(problem));
   FewQueriesRun<T>(problem, scratch, first_head, heads).run();
 }
 

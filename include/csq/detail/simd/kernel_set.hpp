@@ -223,23 +223,42 @@ struct DirectBlock {
   Upcoming upcoming;
 };
 
-// The same for a few queries and keys in rows, not packed: the numerator, normaliser and maximum are those of one
-// query. Keys are in lanes, so that nothing is computed for queries that are not there.
+// A few queries and a block of keys, in rows, not packed; all of them see all of these keys. Keys are in lanes, so that
+// nothing is computed for queries that are not there. Scores first: few_scores leaves them in `weights`, few_values makes
+// weights of them and adds to the sums, as for DirectBlock.
 template <class T>
-struct OneQueryBlock {
-  const T* query = nullptr;  // one row, zero past the dimension
-  const T* key = nullptr;    // rows, contiguous, dim a multiple of 64 bytes
+struct FewQueriesBlock {
+  static constexpr int queries_together = 4;  // that share what is loaded
+
+  const T* query = nullptr;  // rows, zero past the dimension
+  Index query_stride = 0;
+  Index queries = 0;
+  const T* key = nullptr;  // rows, contiguous, dim a multiple of 64 bytes
   Index key_stride = 0;
+  const T* reference = nullptr;  // [dim] subtracted from every key, or null
   const T* values = nullptr;
-  Index value_stride = 0;        // of the values
-  Index keys = 0;                // all visible, at most block_tokens
+  Index value_stride = 0;
+  Index keys = 0;                // at most block_tokens
   Index dim = 0, value_dim = 0;  // multiples of 64 bytes
   KernelWeight weight;
-  T* weights = nullptr;    // scratch [B]
-  T* numerator = nullptr;  // [value_dim]
-  T* normalizer = nullptr;
-  T* maximum = nullptr;
-  Adjustment<T> adjust;  // arrays of keys up to whole vectors
+  const Adjustment<T>* adjust = nullptr;  // of each query, or null; arrays of keys up to whole vectors
+  T* weights = nullptr;                   // [queries][weight_stride], whole vectors of keys
+  Index weight_stride = 0;
+  T* numerator = nullptr;  // [queries][numerator_stride], value_dim of each
+  Index numerator_stride = 0;
+  T *normalizer = nullptr, *maximum = nullptr;  // [queries][statistic_stride], one of each
+  Index statistic_stride = 0;
+};
+
+// Scores of keys less their prefix means: by the scores of the keys themselves, since a mean of scores is the score of the
+// mean. O(1) a key where the keys would take d.
+template <class T>
+struct CenterScores {
+  T* scores = nullptr;  // [keys], whole cache lines
+  Index keys = 0;
+  double* sum = nullptr;  // of the scores before, advanced
+  double count = 0;       // rows in it
+  bool exclusive = false;
 };
 
 // Rows of one short head, in the caller's memory, and how they are centred.
@@ -297,7 +316,9 @@ struct KernelSet {
   void (*read)(const ReadBlock<T>& block);
   void (*read_rows)(const ReadRows<T>& block);
   void (*direct)(const DirectBlock<T>& block);
-  void (*one_query)(const OneQueryBlock<T>& block);
+  void (*few_scores)(const FewQueriesBlock<T>& block);
+  void (*center_scores)(const CenterScores<T>& block);
+  void (*few_values)(const FewQueriesBlock<T>& block);
   void (*short_head)(const ShortHead<T>& head);
   void (*divide)(const DivideRows<T>& rows);
   void (*square_norms)(const T* packed, Index tokens, Index dim, T* norms);  // norms[t] = Σ_a x_ta², [B]

@@ -23,6 +23,7 @@ static_assert(absorb_panel <= panel_features && read_panel <= panel_features, "a
 #include "csq/detail/simd/kernel/adjust.inl"
 #include "csq/detail/simd/kernel/pack.inl"
 #include "csq/detail/simd/kernel/features.inl"
+#include "csq/detail/simd/kernel/row_sums.inl"
 #include "csq/detail/simd/kernel/read_rows.inl"
 #include "csq/detail/simd/kernel/direct.inl"
 #include "csq/detail/simd/kernel/one_query.inl"
@@ -34,7 +35,7 @@ static_assert(absorb_panel <= panel_features && read_panel <= panel_features, "a
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
     add_rows<T>,  pack<T>,       pack_values<T>, absorb<T>,       read<T>, read_rows<T>, direct<T>,
-    one_query<T>, short_head<T>, divide<T>,      square_norms<T>, add<T>, scale_rows<T>, decays<T>,
+    few_scores<T>, center_scores<T>, few_values<T>, short_head<T>, divide<T>,      square_norms<T>, add<T>, scale_rows<T>, decays<T>,
 };
 
 template <class T>

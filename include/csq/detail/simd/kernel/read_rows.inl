@@ -42,76 +42,6 @@ struct FeatureCursor {
   }
 };
 
-// numerator[r] += Σ_f φ_f(q_r) S_f for Rows queries and Columns vectors. Sums of several features at a time hide the
-// latency of one.
-//
-// The row `ahead` bytes on is asked for: the processor's own prefetching keeps up with neither the third level nor
-// memory (d = 128, 8 heads: 690 µs with it, 820 without).
-template <class T, int Rows, int Columns>
-CSQ_INLINE void read_strip(const ReadRows<T>& block, const T* features, Index count, const T* summary, T* numerator) {
-  constexpr int together = Rows * Columns < 8 ? 8 / (Rows * Columns) : 1;
-  Vector<T> sum[std::size_t{together}][std::size_t{Rows}][std::size_t{Columns}] = {};
-  // From memory further ahead than from the second level.
-  const Index ahead = block.map.size() * block.value_stride * Index(sizeof(T)) > second_level_bytes
-                          ? 4096 / Index(sizeof(T))
-                          : 1024 / Index(sizeof(T));
-  Index f = 0;
-  for (; f + together <= count; f += together) {
-    CSQ_UNROLL
-    for (int k = 0; k < together; ++k) {
-      CSQ_UNROLL
-      for (int c = 0; c < Columns; ++c) {
-        Vector<T> value;
-        const T* const row = summary + (f + k) * block.value_stride + c * lanes<T>;
-        ask_for(row, ahead);
-        load<T>(row, value);
-        CSQ_UNROLL
-        for (int r = 0; r < Rows; ++r) sum[k][r][c] += value * features[r * ReadRows<T>::feature_stride + f + k];
-      }
-    }
-  }
-  for (; f < count; ++f) {
-    CSQ_UNROLL
-    for (int c = 0; c < Columns; ++c) {
-      Vector<T> value;
-      load<T>(summary + f * block.value_stride + c * lanes<T>, value);
-      CSQ_UNROLL
-      for (int r = 0; r < Rows; ++r) sum[0][r][c] += value * features[r * ReadRows<T>::feature_stride + f];
-    }
-  }
-  CSQ_UNROLL
-  for (int r = 0; r < Rows; ++r) {
-    CSQ_UNROLL
-    for (int c = 0; c < Columns; ++c) {
-      T* target = numerator + r * block.value_stride + c * lanes<T>;
-      Vector<T> total;
-      load<T>(target, total);
-      CSQ_UNROLL
-      for (int k = 0; k < together; ++k) total += sum[k][r][c];
-      store<T>(target, total);
-    }
-  }
-}
-
-// The widest strip whose sums fit the registers, then halves of it.
-template <class T, int Rows>
-__attribute__((noinline)) void read_strips(const ReadRows<T>& block, const T* features, Index count, const T* summary,
-                                           T* numerator) {
-  constexpr int widest = Rows == 1 ? 2 * widest_tile : widest_tile;
-  const Index vectors = block.value_stride / lanes<T>;
-  Index done = 0;
-  for (; done + widest <= vectors; done += widest)
-    read_strip<T, Rows, widest>(block, features, count, summary + done * lanes<T>, numerator + done * lanes<T>);
-  if constexpr (widest == 8) {
-    for (; done + 4 <= vectors; done += 4)
-      read_strip<T, Rows, 4>(block, features, count, summary + done * lanes<T>, numerator + done * lanes<T>);
-  }
-  for (; done + 2 <= vectors; done += 2)
-    read_strip<T, Rows, 2>(block, features, count, summary + done * lanes<T>, numerator + done * lanes<T>);
-  if (done < vectors)
-    read_strip<T, Rows, 1>(block, features, count, summary + done * lanes<T>, numerator + done * lanes<T>);
-}
-
 template <class T>
 CSQ_INLINE T dot_of_features(const T* features, const T* normalizer, Index count) {
   Vector<T> sum = {};
@@ -130,6 +60,9 @@ CSQ_INLINE T dot_of_features(const T* features, const T* normalizer, Index count
 template <class T>
 void read_rows(const ReadRows<T>& block) {
   constexpr int most = ReadRows<T>::rows_together;
+  // From memory further ahead than from the third level.
+  const bool is_large = block.map.size() * block.value_stride * Index(sizeof(T)) > second_level_bytes;
+  const Index ahead = (is_large ? 4096 : 1024) / Index(sizeof(T));
   for (Index row = 0; row < block.queries; row += most) {
     const Index rows = block.queries - row < most ? block.queries - row : most;
     const T* query = block.query + row * block.query_stride;
@@ -148,13 +81,16 @@ void read_rows(const ReadRows<T>& block) {
         block.sums[row + r] += dot_of_features<T>(features, block.normalizer + first, count);
       }
       cursor = next;
-      const T* summary = block.summary + first * block.value_stride;
+      RowSums<T> sums{block.features,     ReadRows<T>::feature_stride, block.summary + first * block.value_stride,
+                      block.value_stride, numerator,                   block.value_stride};
       if (rows == most) {
-        read_strips<T, most>(block, block.features, count, summary, numerator);
-      } else {
-        for (Index r = 0; r < rows; ++r)
-          read_strips<T, 1>(block, block.features + r * ReadRows<T>::feature_stride, count, summary,
-                            numerator + r * block.value_stride);
+        add_rows_times<T, most>(sums, count, block.value_stride, ahead);
+        continue;
+      }
+      for (Index r = 0; r < rows; ++r) {
+        add_rows_times<T, 1>(sums, count, block.value_stride, ahead);
+        sums.factors += sums.factor_stride;
+        sums.totals += sums.total_stride;
       }
     }
   }
