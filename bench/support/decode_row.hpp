@@ -109,8 +109,10 @@ class DecodeMemory {
     const std::size_t some = std::min<std::size_t>(count, 1000003);
     NormalNumbers source(7);
     for (std::size_t i = 0; i < some; ++i) numbers_[i] = source.next()[0];
-    for (std::size_t at = some; at < count; at += some)
+    for (std::size_t at = some; at < count; at += some) {
+      stop_if_asked();
       std::memcpy(numbers_ + at, numbers_, std::min(some, count - at) * sizeof(float));
+    }
     return numbers_;
   }
 
@@ -147,6 +149,7 @@ class DecodeMeasurement {
     if (row_.contexts.empty())
       throw std::invalid_argument("--memory: too little for a cache of " + std::to_string(shortest_context) +
                                   " tokens at " + shape.name());
+    progress.show(heading_, "filling memory");
     memory_ = memory.at_least(std::max(most_bytes, cache_read_bytes(shape, decode_window)));
   }
 
@@ -208,7 +211,6 @@ class DecodeMeasurement {
       if (context.tokens > most_prefilled) return;
       const std::string name = "softmax stream, " + std::to_string(context.tokens) + " tokens";
       progress_.show(heading_, name + ", filling");
-      stop_if_asked();
       growing.prefill_to(context.tokens - back_and_forth);
       auto decoding = std::make_shared<Decoding>(growing);
       plan(context.stream, name, back_and_forth, [=] { decoding->step_and_back(back_and_forth); });

@@ -8,6 +8,7 @@
 
 #include "decode_bytes.hpp"
 #include "inputs.hpp"
+#include "interruption.hpp"
 
 namespace bench {
 
@@ -70,6 +71,7 @@ class Decoding {
   // Until so many tokens have been seen.
   void prefill_to(Index tokens) {
     while (seen() < tokens) {
+      stop_if_asked();
       const Index first = seen() % DecodeTokens::count;
       append(first, std::min(tokens - seen(), DecodeTokens::count - first));
     }
