@@ -77,8 +77,8 @@ inline void print_contexts(const DecodeRow& row, const Machine& machine) {
                 full ? timing_text(row.flat[window_stream].step, machine).c_str() : "-");
     for (const FlatSeries series : crossing_series) {
       const Timing& step = row.flat[series].step;
-      std::printf(" %7s %7.2f %s", timing_text(step, machine).c_str(),
-                  context.softmax().seconds.median / step.seconds.median, series == csq_stream ? " |" : "\n");
+      std::printf(" %7s %7.2f%s", timing_text(step, machine).c_str(),
+                  context.softmax().seconds.median / step.seconds.median, series == csq_stream ? "  |" : "\n");
     }
   }
 }
