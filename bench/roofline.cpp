@@ -1,13 +1,14 @@
 // How near the kernels are to this machine's limit: for each the fraction of the FMA peak that the same process
-// measures, and everything that should follow from it (threads, short sequences, crossovers, scale).
+// measures, or of the read bandwidth, and everything that should follow from it (threads, short sequences, crossovers,
+// decoding, scale).
 //
-//   build/release/bench/roofline [--json FILE] [--only kernels,causal,gates,threads,short,crossover,scale] [--sets]
+//   build/release/bench/roofline [--json FILE] [--only SECTION,SECTION,...] [--sets]
 //
 // Flops are those of the formulas (support/passes.hpp). Calls of a section take turns, the FMA peak among them; a
 // number is the median over the rounds of the ratio within a round, so that a slow moment of the machine cancels. Each
 // number stands beside the value that it should reach, and in brackets one beyond; exit 1 when one is missed. --sets
-// repeats the section `kernels` for every other instruction set of the processor, each against its own peak. `scale`
-// needs 9 GB.
+// repeats the section `kernels` for every other instruction set of the processor, each against its own peak. `decode`
+// needs 3 GB, `scale` 9.
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
@@ -22,6 +23,7 @@
 #include "support/fma_peak.hpp"
 #include "support/progress.hpp"
 #include "support/reach.hpp"
+#include "support/reach_decode.hpp"
 #include "support/timed_call.hpp"
 
 namespace {
@@ -334,6 +336,12 @@ int run(const Settings& settings, const char* program) {
   section("threads", [&] { threads(settings, machine, rows); });
   section("short", [&] { short_sequences(settings, rows); });
   section("crossover", [&] { crossovers(settings, fractions, progress, rows); });
+  section("decode", [&] {
+    bench::reach_of_steps(settings.rounds, rows);
+    bench::reach_of_one_query(settings.rounds, rows);
+    bench::reach_of_decode_crossovers(settings.rounds, rows);
+    bench::reach_of_packed(std::min(settings.rounds, 3), rows);  // seconds a call
+  });
   progress.finish();
   bench::print_reach(rows);
 
@@ -369,9 +377,9 @@ int main(int count, char** words) {
   Settings settings;
   app.add_option("--json", settings.json, "the numbers, as JSON")->type_name("FILE");
   app.add_option("--only", settings.only,
-                 "kernels, causal, threads, short, crossover, scale; all but scale unless given")
+                 "kernels, causal, gates, threads, short, crossover, decode, scale; all but scale unless given")
       ->delimiter(',')
-      ->check(CLI::IsMember({"kernels", "causal", "gates", "threads", "short", "crossover", "scale"}));
+      ->check(CLI::IsMember({"kernels", "causal", "gates", "threads", "short", "crossover", "decode", "scale"}));
   app.add_flag("--sets", settings.sets, "the kernels of every other instruction set too");
   app.add_option("--rounds", settings.rounds, "samples of each call")->check(CLI::PositiveNumber);
   CLI11_PARSE(app, count, words);

@@ -1,12 +1,15 @@
 #!/bin/sh
-# Measures at which sequence length O(n·d³) attention overtakes O(n²·d) on this machine.
+# Measures at which sequence length O(n·d³) attention overtakes O(n²·d) on this machine; with --decode, what one token
+# costs when decoding, against the context.
 #
 #   sh bench/run.sh [--install] [options of crossover, such as --dims 64 --threads 1]
-#   sh bench/run.sh --help
+#   sh bench/run.sh --decode [--install] [options of decode, such as --max-context 65536]
+#   sh bench/run.sh [--decode] --help
 #
 # --install first installs what is missing, as root or through sudo; without it nothing is installed, and if something is
 # missing the line that installs it is printed. The table is printed; crossover.csv and, where matplotlib is there,
-# crossover.png are left in build/crossover, or where --csv says. Ctrl-C ends the measurement and keeps what is finished.
+# crossover.png are left in build/crossover (decode.csv and decode.png in build/decode), or where --csv says. Ctrl-C ends
+# the measurement and keeps what is finished.
 #
 # What is built goes to build; to CSQ_BUILD_DIR where that is set; and where the project's folder cannot be written, to
 # a cache or temporary folder, which is said.
@@ -16,6 +19,8 @@ usage() {
   cat <<'END'
 sh bench/run.sh [--install] [options]: from which sequence length is O(n*d^3) attention faster than O(n^2*d) here?
 
+  --decode           another question: what does one token cost when decoding, against the context? --decode --help
+                     lists its options
   --install          first install what is missing (apt-get)
   --quick            a rough answer in seconds: 3 repeats, head sizes 16, 32, 64
   --dims D,D,...     head sizes d of queries and keys; 16,32,64,128 unless given
@@ -41,11 +46,36 @@ CSQ_BUILD_DIR=FOLDER builds there instead of in build.
 END
 }
 
+usage_of_decode() {
+  cat <<'END'
+sh bench/run.sh --decode [--install] [options]: what does one token cost when decoding, against the context?
+
+  --install          first install what is missing (apt-get)
+  --quick            a rough answer in half a minute: head sizes 32 and 64, contexts to 16384, 3 repeats
+  --dims D,D,...     head sizes d of queries, keys and values; 32,64,128 unless given
+  --heads H          query heads; 8 unless given
+  --kv-heads H,H,... key heads, each a table; as many as query heads and a quarter unless given
+  --max-context N    longest context in tokens; 1048576 unless given
+  --memory GB        what a softmax cache may take, longer contexts are left out; a quarter of the machine's memory
+                     unless given
+  --threads T        0 = all; 1 unless given
+  --csv FILE         every measured context, the plot beside it; build/decode/decode.csv unless given
+  --json FILE        the same with the machine and the crossovers
+  --repeats R        samples of each number; 5 unless given
+
+CSQ_BUILD_DIR=FOLDER builds there instead of in build.
+END
+}
+
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$root/tests/packages.sh"
 
-# What this script itself has to know; everything else is crossover's.
+# What this script itself has to know; everything else is crossover's or decode's.
+program=crossover
+plotter=plot.py
+usage=usage
 mode=--check
+help=
 csv=
 previous=
 left=$#
@@ -54,9 +84,11 @@ while [ "$left" -gt 0 ]; do
   shift
   left=$((left - 1))
   case $argument in
-    -h | --help)
-      usage
-      exit 0
+    -h | --help) help=yes ;;
+    --decode)
+      program=decode
+      plotter=plot_decode.py
+      usage=usage_of_decode
       ;;
     --install) mode=--install ;;
     *)
@@ -67,6 +99,10 @@ while [ "$left" -gt 0 ]; do
   esac
   previous=$argument
 done
+if [ -n "$help" ]; then
+  $usage
+  exit 0
+fi
 
 need_command g++ "${CXX:-c++}" g++ clang++
 need_command cmake cmake
@@ -114,30 +150,30 @@ else
 fi
 
 cmake -S "$root" -B "$build/release"
-cmake --build "$build/release" --target crossover --parallel "$(nproc 2>/dev/null || echo 2)"
+cmake --build "$build/release" --target "$program" --parallel "$(nproc 2>/dev/null || echo 2)"
 
-mkdir -p "$build/crossover"
+mkdir -p "$build/$program"
 if [ -z "$csv" ]; then
-  csv=$build/crossover/crossover.csv
+  csv=$build/$program/$program.csv
   set -- --csv "$csv" "$@"
 fi
-started=$build/crossover/started
+started=$build/$program/started
 touch "$started"
 
-# Whoever interrupts this script interrupts crossover, which keeps what is finished; a second time ends it at once.
-crossover=
+# Whoever interrupts this script interrupts the program, which keeps what is finished; a second time ends it at once.
+running=
 stop() {
-  if [ -n "$crossover" ]; then kill -TERM "$crossover" 2>/dev/null || true; fi
+  if [ -n "$running" ]; then kill -TERM "$running" 2>/dev/null || true; fi
 }
 trap stop INT TERM HUP
-"$build/release/bench/crossover" "$@" &
-crossover=$!
+"$build/release/bench/$program" "$@" &
+running=$!
 status=0
-wait "$crossover" || status=$?
-# A signal ends the wait, but not crossover.
-while kill -0 "$crossover" 2>/dev/null; do
+wait "$running" || status=$?
+# A signal ends the wait, but not the program.
+while kill -0 "$running" 2>/dev/null; do
   status=0
-  wait "$crossover" || status=$?
+  wait "$running" || status=$?
 done
 trap - INT TERM HUP
 
@@ -149,10 +185,10 @@ plot=${csv%.csv}.png
 rm -f "$plot"
 if [ -z "$python" ]; then
   echo "No plot: Python's matplotlib is not installed (apt-get install python3-matplotlib)"
-elif "$python" "$root/bench/plot.py" "$csv" "$plot" && [ -e "$plot" ]; then
+elif "$python" "$root/bench/$plotter" "$csv" "$plot" && [ -e "$plot" ]; then
   echo "Plot:    $plot"
 else
-  echo "No plot: bench/plot.py failed"
+  echo "No plot: bench/$plotter failed"
 fi
 echo "Numbers: $csv"
 exit "$status"

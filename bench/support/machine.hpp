@@ -33,7 +33,7 @@ inline int usable_cores() {
   cpu_set_t usable;
   if (sched_getaffinity(0, sizeof usable, &usable) != 0) return 1;
   std::set<std::string> cores;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+  for (std::size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &usable)) continue;
     const std::string name = std::to_string(cpu);
     std::ifstream file("/sys/devices/system/cpu/cpu" + name + "/topology/thread_siblings_list");

@@ -25,10 +25,10 @@ class Checkout {
     fs::copy_file(project / "tests/packages.sh", folder_.file("tests/packages.sh"));
     for (const char* header : {"eigen3/Eigen/Core", "CLI/CLI.hpp", "nlohmann/json.hpp"})
       folder_.file(std::string("prefix/include/") + header, "");
-    // Writes down that it was called, and "builds" crossover where it is told to configure.
+    // Writes down that it was called, and "builds" crossover and decode where it is told to configure.
     command("cmake", "echo \"$@\" >>'" + folder_.file("built") +
                          "'\nif [ \"$3\" = -B ]; then mkdir -p \"$4/bench\" && ln -sf " CSQ_CROSSOVER
-                         " \"$4/bench/crossover\"; fi");
+                         " \"$4/bench/crossover\" && ln -sf " CSQ_DECODE " \"$4/bench/decode\"; fi");
     command("python3", "case $1 in -c) ;; *) echo \"$2\" >\"$3\" ;; esac");
     command("make", "");
     command("c++", "");
@@ -81,27 +81,32 @@ void check_last_line(const std::string& output, const std::string& path) {
 
 }  // namespace
 
-TEST_CASE("--help builds nothing and names every option of crossover") {
+TEST_CASE("--help builds nothing and names every option") {
   const Checkout checkout;
-  const std::string own = run(checkout.folder(), {CSQ_CROSSOVER, "--help"}).output;
-  for (const Words& words : {Words{"--help"}, Words{"-h"}, Words{"--install", "--quick", "--help"}}) {
-    Words all{"sh", checkout.script()};
-    all.insert(all.end(), words.begin(), words.end());
-    const Finished finished = run(checkout.folder(), all, checkout.environment());
-    CHECK(finished.exit_code == 0);
-    CHECK(finished.error.empty());
-    int options = 0;
-    std::istringstream lines(own);
-    for (std::string line; std::getline(lines, line);) {
-      if (line.rfind("  --", 0) != 0) continue;
-      const std::string option = line.substr(2, line.find(' ', 2) - 2);
-      INFO(option);
-      CHECK(holds(finished.output, option + " "));
-      ++options;
+  const auto check_options = [&](const char* program, const Words& before, int least) {
+    const std::string own = run(checkout.folder(), {program, "--help"}).output;
+    for (const Words& words : {Words{"--help"}, Words{"-h"}, Words{"--install", "--quick", "--help"}}) {
+      Words all{"sh", checkout.script()};
+      all.insert(all.end(), before.begin(), before.end());
+      all.insert(all.end(), words.begin(), words.end());
+      const Finished finished = run(checkout.folder(), all, checkout.environment());
+      CHECK(finished.exit_code == 0);
+      CHECK(finished.error.empty());
+      int options = 0;
+      std::istringstream lines(own);
+      for (std::string line; std::getline(lines, line);) {
+        if (line.rfind("  --", 0) != 0) continue;
+        const std::string option = line.substr(2, line.find(' ', 2) - 2);
+        INFO(option);
+        CHECK(holds(finished.output, option + " "));
+        ++options;
+      }
+      CHECK(options >= least);
+      CHECK_FALSE(checkout.built());
     }
-    CHECK(options >= 16);
-    CHECK_FALSE(checkout.built());
-  }
+  };
+  check_options(CSQ_CROSSOVER, {}, 16);
+  check_options(CSQ_DECODE, {"--decode"}, 10);
 }
 
 TEST_CASE("the plot goes where the CSV goes") {
@@ -124,6 +129,24 @@ TEST_CASE("the plot goes where the CSV goes") {
     CHECK(contents(checkout.file("numbers.png")) == checkout.file("numbers") + "\n");
     check_last_line(finished.output, checkout.file("numbers"));
   }
+}
+
+TEST_CASE("--decode builds and runs decode, and has files and a plot of its own") {
+  const Checkout checkout;
+  Words words{"sh", checkout.script(), "--decode", "--dims",        "16",  "--kv-heads", "8", "--heads",
+              "8",  "--repeats",       "1",        "--max-context", "1024"};
+  const Finished finished = run(checkout.folder(), words, checkout.environment());
+  INFO(finished.error);
+  CHECK(finished.exit_code == 0);
+  CHECK(holds(contents(checkout.file("built")), "--target decode"));
+  CHECK(holds(finished.output, "csq decode: what does one token cost"));
+  CHECK(contents(checkout.file("build/decode/decode.png")) == checkout.file("build/decode/decode.csv") + "\n");
+  check_last_line(finished.output, checkout.file("build/decode/decode.csv"));
+
+  words.insert(words.end(), {"--csv", checkout.file("mine.csv")});
+  const Finished elsewhere = run(checkout.folder(), words, checkout.environment());
+  CHECK(contents(checkout.file("mine.png")) == checkout.file("mine.csv") + "\n");
+  check_last_line(elsewhere.output, checkout.file("mine.csv"));
 }
 
 TEST_CASE("a wrong argument leaves the old numbers and their plot") {

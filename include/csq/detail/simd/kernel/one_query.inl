@@ -187,39 +187,40 @@ CSQ_INLINE void weigh_values(const OneQueryBlock<T>& block) {
   for (; column < block.value_dim; column += lanes<T>) add_values<T, 1>(block, column);
 }
 
-// scores[r][j] = query_r·(key_j − reference) for Rows queries; each pair of keys is loaded once for all.
+// scores[r][j] = query_r·(key_j − reference) for Rows queries: a few keys at a time, each loaded once for all.
 template <class T, int Rows>
 __attribute__((noinline)) void scores_of_rows(const FewQueriesBlock<T>& block, const T* query, T* scores) {
-  constexpr int size = static_cast<int>(lanes<T>);
+  constexpr int size = static_cast<int>(lanes<T>), keys = widest_tile;
   Vector<T> sums[std::size_t{Rows}][std::size_t{size}];
+  const bool moved = block.reference != nullptr;
   for (Index first = 0; first < block.keys; first += lanes<T>) {
-    for (int lane = 0; lane < size; lane += 2) {
-      Vector<T> even[std::size_t{Rows}] = {}, odd[std::size_t{Rows}] = {};
+    for (int lane = 0; lane < size; lane += keys) {
       const Index left = block.keys - first - lane;
-      const T* key = block.key + (first + lane) * block.key_stride;
-      const T* next = left > 1 ? key + block.key_stride : key;
+      const T* key[std::size_t{keys}];
+      CSQ_UNROLL
+      for (int k = 0; k < keys; ++k) key[k] = block.key + (first + (left > k ? lane + k : 0)) * block.key_stride;
+      Vector<T> sum[std::size_t{keys}][std::size_t{Rows}] = {};
       for (Index a = 0; left > 0 && a < block.dim; a += lanes<T>) {
-        Vector<T> k, l;
-        load<T>(key + a, k);
-        load<T>(next + a, l);
-        if (block.reference != nullptr) {
-          Vector<T> from;
-          load<T>(block.reference + a, from);
-          k -= from;
-          l -= from;
+        Vector<T> x[std::size_t{keys}], from = {};
+        if (moved) load<T>(block.reference + a, from);
+        CSQ_UNROLL
+        for (int k = 0; k < keys; ++k) {
+          ask_for(key[k] + a, rows_ahead * block.key_stride);
+          load<T>(key[k] + a, x[k]);
+          if (moved) x[k] -= from;
         }
         CSQ_UNROLL
         for (int r = 0; r < Rows; ++r) {
           Vector<T> q;
           load<T>(query + r * block.query_stride + a, q);
-          even[r] += q * k;
-          odd[r] += q * l;
+          CSQ_UNROLL
+          for (int k = 0; k < keys; ++k) sum[k][r] += q * x[k];
         }
       }
       CSQ_UNROLL
-      for (int r = 0; r < Rows; ++r) {
-        sums[r][lane] = even[r];
-        sums[r][lane + 1] = left > 1 ? odd[r] : Vector<T>{};
+      for (int k = 0; k < keys; ++k) {
+        CSQ_UNROLL
+        for (int r = 0; r < Rows; ++r) sums[r][lane + k] = left > k ? sum[k][r] : Vector<T>{};
       }
     }
     for (int r = 0; r < Rows; ++r) {

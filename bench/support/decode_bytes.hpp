@@ -1,0 +1,80 @@
+// What decoding one token must read, in floats of a key head, and from where on CSQ must read less:
+//
+//   CSQ        D·(dᵥ+1) + (W/2)·(d+dᵥ)     the summary, and in the mean half of the W tokens that are absorbed at a
+//   time softmax    n·(d+dᵥ)                    the cache of n tokens, or of the window's crossover  n* =
+//   D·(dᵥ+1)/(d+dᵥ) + W/2  D = (d+1)(d+2)/2; for dᵥ = d about d²/4, whatever the heads
+//
+// Not counted: what absorbing reads and writes, once in W tokens (it is timed), gates and means.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "csq/csq.hpp"
+
+namespace bench {
+
+using csq::Index;
+
+// What is decoded: one sequence.
+struct DecodeShape {
+  Index key_dim = 0, value_dim = 0;
+  Index heads = 0, kv_heads = 0;
+
+  csq::StreamShape stream() const {
+    return {.batch = 1, .heads = heads, .kv_heads = kv_heads, .key_dim = key_dim, .value_dim = value_dim};
+  }
+  std::string heads_name() const { return std::to_string(heads) + "/" + std::to_string(kv_heads); }
+  std::string name() const { return "d = " + std::to_string(key_dim) + ", heads " + heads_name(); }
+};
+
+// W, which the library chooses and does not tell (72 or 96 tokens when this was written). A state that cannot go back
+// grows by a row a token until W of them are absorbed: W is the first length at which it is shorter than that.
+inline Index absorbed_tokens(Index key_dim) {
+  const csq::StreamShape shape{.key_dim = key_dim, .value_dim = 1};
+  constexpr Index most = 4096;
+  const std::vector<float> numbers(static_cast<std::size_t>(most * key_dim), 0.5f);
+  std::vector<float> out(static_cast<std::size_t>(most));
+  const auto bytes_after = [&](Index tokens) {
+    csq::Stream<float> stream(csq::Csq{}, shape, {.rollback = 0, .threads = 1});
+    const csq::Heads<const float> rows(numbers.data(), {1, 1, tokens, key_dim});
+    stream.prefill(rows, rows, csq::Heads<const float>(numbers.data(), {1, 1, tokens, 1}),
+                   csq::Heads<float>(out.data(), {1, 1, tokens, 1}));
+    return static_cast<Index>(stream.save().size());
+  };
+  const Index one = bytes_after(1), row = bytes_after(2) - one;
+  Index low = 1, high = most;
+  while (high - low > 1) {
+    const Index middle = low + (high - low) / 2;
+    (bytes_after(middle) < one + (middle - 1) * row ? high : low) = middle;
+  }
+  return high;
+}
+
+inline double summary_floats(const DecodeShape& shape) {
+  return static_cast<double>(csq::feature_count(shape.key_dim)) * static_cast<double>(shape.value_dim + 1);
+}
+inline double row_floats(const DecodeShape& shape) { return static_cast<double>(shape.key_dim + shape.value_dim); }
+
+// Of all key heads.
+inline double csq_read_bytes(const DecodeShape& shape, Index absorbed) {
+  const double floats = summary_floats(shape) + static_cast<double>(absorbed) / 2 * row_floats(shape);
+  return floats * static_cast<double>(shape.kv_heads) * sizeof(float);
+}
+inline double cache_read_bytes(const DecodeShape& shape, Index tokens) {
+  return static_cast<double>(tokens) * row_floats(shape) * static_cast<double>(shape.kv_heads) * sizeof(float);
+}
+
+// n*: tokens from which the cache is more to read.
+inline double predicted_decode_crossover(const DecodeShape& shape, Index absorbed) {
+  return summary_floats(shape) / row_floats(shape) + static_cast<double>(absorbed) / 2;
+}
+
+// Multiply-adds of one token, read and absorbed, times 2.
+inline double csq_step_flops(const DecodeShape& shape, Index absorbed) {
+  const double reads = summary_floats(shape) + static_cast<double>(absorbed) / 2 * row_floats(shape);
+  return 2 * (static_cast<double>(shape.heads) * reads + static_cast<double>(shape.kv_heads) * summary_floats(shape));
+}
+
+}  // namespace bench
