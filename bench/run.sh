@@ -72,6 +72,7 @@ root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 
 # What this script itself has to know; everything else is crossover's or decode's.
 program=crossover
+target=crossover
 plotter=plot.py
 usage=usage
 mode=--check
@@ -87,6 +88,7 @@ while [ "$left" -gt 0 ]; do
     -h | --help) help=yes ;;
     --decode)
       program=decode
+      target=bench_decode
       plotter=plot_decode.py
       usage=usage_of_decode
       ;;
@@ -150,7 +152,7 @@ else
 fi
 
 cmake -S "$root" -B "$build/release"
-cmake --build "$build/release" --target "$program" --parallel "$(nproc 2>/dev/null || echo 2)"
+cmake --build "$build/release" --target "$target" --parallel "$(nproc 2>/dev/null || echo 2)"
 
 mkdir -p "$build/$program"
 if [ -z "$csv" ]; then

@@ -1,5 +1,6 @@
 // Every forward kernel of every set that this processor has, by itself, against plain loops: over lengths, widths,
 // strides and misalignment. What a kernel may not touch is NaN before the call and untouched after it.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -472,7 +473,7 @@ TEST_CASE("direct") {
   });
 }
 
-TEST_CASE("one_query") {
+TEST_CASE("few_scores and few_values") {
   Random random(608);
   for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
     constexpr Index size = block_tokens<T>;
@@ -480,37 +481,88 @@ TEST_CASE("one_query") {
       for (const Index keys : lengths<T>())
         for (int repeat = 0; repeat < 4; ++repeat) {
           const Index dim = random.pick(widths), value_dim = random.pick(widths), shift = random.integer(0, 3);
-          INFO(weight.name << ", keys " << keys << ", dim " << dim << ", value dim " << value_dim << ", shift "
-                           << shift);
-          const Rows q = random_rows_of_scores(random, 1, dim), k1 = random_rows_of_scores(random, keys, dim);
+          const Index queries = random.integer(1, 6);
+          const bool moved = random.integer(0, 1) == 1;  // every key and the reference by as much
+          INFO(weight.name << ", queries " << queries << ", keys " << keys << ", dim " << dim << ", value dim "
+                           << value_dim << ", shift " << shift << ", moved " << moved);
+          const Rows q = random_rows_of_scores(random, queries, dim), k1 = random_rows_of_scores(random, keys, dim);
           const Rows k2 = random_rows_of_scores(random, keys, dim);
           const Rows v1 = Rows::random(random, keys, value_dim), v2 = Rows::random(random, keys, value_dim);
-          const Index stride = padded_columns<T>(value_dim);
+          const Index stride = padded_columns<T>(value_dim), key_stride = padded_columns<T>(dim);
           const KernelMemory<T> query = padded<T>(q, shift);
-          KernelMemory<T> weights(size, T(nan), shift), numerator(stride, T(0), shift);
-          KernelMemory<T> normalizer(1, T(0)), maximum(1, csq::detail::simd::lowest_score<T>);
+          KernelMemory<T> weights(queries * size, T(nan), shift), numerator(queries * stride, T(0), shift);
+          KernelMemory<T> normalizer(queries, T(0)), maximum(queries, csq::detail::simd::lowest_score<T>);
+          KernelMemory<T> reference(key_stride, T(0), shift);
+          for (Index a = 0; moved && a < dim; ++a) reference[a] = 1;  // exact beside scores of small integers
           const std::vector<const Rows*> key_rows{&k1, &k2}, value_rows{&v1, &v2};
           for (std::size_t b = 0; b < 2; ++b) {
-            const KernelMemory<T> key = padded<T>(*key_rows[b], shift), values = padded<T>(*value_rows[b], shift + 1);
-            csq::detail::simd::OneQueryBlock<T> block;
+            KernelMemory<T> key = padded<T>(*key_rows[b], shift);
+            const KernelMemory<T> values = padded<T>(*value_rows[b], shift + 1);
+            if (moved)
+              for (Index cell = 0; cell < keys * key_stride; ++cell)
+                if (cell % key_stride < dim) key[cell] += 1;
+            csq::detail::simd::FewQueriesBlock<T> block;
             block.query = query.data();
+            block.query_stride = key_stride;
+            block.queries = queries;
             block.key = key.data();
-            block.key_stride = block.dim = padded_columns<T>(dim);
+            block.key_stride = block.dim = key_stride;
+            block.reference = moved ? reference.data() : nullptr;
             block.values = values.data();
             block.value_stride = block.value_dim = stride;
             block.keys = keys;
             block.weight = weight.kernel;
             block.weights = weights.data();
+            block.weight_stride = size;
             block.numerator = numerator.data();
+            block.numerator_stride = stride;
             block.normalizer = normalizer.data();
             block.maximum = maximum.data();
-            kernels.one_query(block);
+            block.statistic_stride = 1;
+            kernels.few_scores(block);
+            kernels.few_values(block);
           }
           Worst worst;
-          compare_row(weight, q, 0, key_rows, value_rows, {keys, keys}, numerator.data(), normalizer[0], maximum[0],
-                      worst);
-          CHECK(worst.units() <= rounding);
+          for (Index r = 0; r < queries; ++r)
+            compare_row(weight, q, r, key_rows, value_rows, {keys, keys}, numerator.data() + r * stride, normalizer[r],
+                        maximum[r], worst);
+          CHECK(worst.units() <= (moved ? 64 : 1) * rounding);  // adding 1 rounds the keys
           for (const auto* memory : {&weights, &numerator, &normalizer, &maximum}) CHECK(memory->frame_is_whole());
+        }
+  });
+}
+
+TEST_CASE("center_scores") {
+  Random random(642);
+  for_each_kernel_set([&]<class T>(const KernelSet<T>& kernels, const auto&) {
+    for (const Index keys : lengths<T>())
+      for (const bool exclusive : {false, true})
+        for (const double before : {0.0, 1.0, 1000.0}) {
+          const Index whole = padded_columns<T>(keys), shift = random.integer(0, 3);
+          INFO("keys " << keys << ", exclusive " << exclusive << ", before " << before << ", shift " << shift);
+          KernelMemory<T> scores(whole, T(0), shift);
+          std::vector<double> expected(static_cast<std::size_t>(keys));
+          double sum = before * 0.25, through = sum;
+          for (Index j = 0; j < keys; ++j) {
+            scores[j] = static_cast<T>(random.normal());
+            const double x = static_cast<double>(scores[j]), count = before + static_cast<double>(j);
+            const double mean = exclusive ? (count > 0 ? through / count : 0) : (through + x) / (count + 1);
+            through += x;
+            expected[static_cast<std::size_t>(j)] = x - mean;
+          }
+          csq::detail::simd::CenterScores<T> block;
+          block.scores = scores.data();
+          block.keys = keys;
+          block.sum = &sum;
+          block.count = before;
+          block.exclusive = exclusive;
+          kernels.center_scores(block);
+          double worst = 0;
+          for (Index j = 0; j < keys; ++j)
+            worst = std::max(worst, std::abs(static_cast<double>(scores[j]) - expected[static_cast<std::size_t>(j)]));
+          CHECK(worst < (sizeof(T) == 4 ? 1e-6 : 1e-13));
+          CHECK(std::abs(sum - through) < 1e-11);
+          CHECK(scores.frame_is_whole());
         }
   });
 }

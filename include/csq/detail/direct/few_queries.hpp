@@ -7,8 +7,8 @@
 // took 165 µs through tiles. The query heads of a group share what is loaded.
 //
 // Prefix means of keys are not subtracted from keys, which would take as long as all the rest: a mean of scores is the
-// score of the mean,  s_ij = t_ij − (1/j) Σ_{i ≤ j} t_i  with t_j = αq·(k_j − r). r, the mean of the first keys, keeps a
-// common offset out of the scores, where float would lose it. One stretch a head: the sums run through.
+// score of the mean,  s_ij = t_ij − (1/j) Σ_{i ≤ j} t_i  with t_j = αq·(k_j − r). r, the mean of the first keys, keeps
+// a common offset out of the scores, where float would lose it. One stretch a head: the sums run through.
 //
 // A task is a stretch of the keys of one key head against all queries of its group; where there are few heads the keys
 // are cut into several stretches, their number a function of the shape, and their sums are merged in order. Cost
@@ -27,11 +27,11 @@ struct FewQueriesScratch {
 
   // What one thread needs.
   struct Scratch {
-    T* query = nullptr;   // [group][n][padded d]
-    T* keys = nullptr;    // [B][padded d]
-    T* values = nullptr;  // [B][padded dv]
-    T* weights = nullptr;         // [queries together][B]
-    T* reference = nullptr;       // r
+    T* query = nullptr;            // [group][n][padded d]
+    T* keys = nullptr;             // [B][padded d]
+    T* values = nullptr;           // [B][padded dv]
+    T* weights = nullptr;          // [queries together][B]
+    T* reference = nullptr;        // r
     double* score_sums = nullptr;  // Σ t: [group][n]
     double* sums = nullptr;
     RescaleScratch<T> again;
@@ -156,8 +156,7 @@ class FewQueriesRun {
       const Index count = smaller(size, end - first);
       const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
       for (Index i = 0; i < real; ++i)
-        for (Index g = 0; g < group_; g += together)
-          serve_some(h, g, i, stretch, {first, count, keys, values}, mine);
+        for (Index g = 0; g < group_; g += together) serve_some(h, g, i, stretch, {first, count, keys, values}, mine);
     }
   }
 
@@ -170,7 +169,8 @@ class FewQueriesRun {
     const Index head = h * group_ + g, n = problem_.queries();
     const Visibility visibility = problem_.visibility();
     const Index from = std::clamp<Index>(visibility.first_key(i) - at.first, 0, at.count);
-    const Index end = std::clamp<Index>(visibility.keys_of(i, scratch_.packers.key[h].length) - at.first, from, at.count);
+    const Index end =
+        std::clamp<Index>(visibility.keys_of(i, scratch_.packers.key[h].length) - at.first, from, at.count);
     if (end == from) return;
     simd::FewQueriesBlock<T> block;
     block.query = mine.query + (g * n + i) * scratch_.key_stride;

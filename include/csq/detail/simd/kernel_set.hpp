@@ -224,8 +224,8 @@ struct DirectBlock {
 };
 
 // A few queries and a block of keys, in rows, not packed; all of them see all of these keys. Keys are in lanes, so that
-// nothing is computed for queries that are not there. Scores first: few_scores leaves them in `weights`, few_values makes
-// weights of them and adds to the sums, as for DirectBlock.
+// nothing is computed for queries that are not there. Scores first: few_scores leaves them in `weights`, few_values
+// makes weights of them and adds to the sums, as for DirectBlock.
 template <class T>
 struct FewQueriesBlock {
   static constexpr int queries_together = 4;  // that share what is loaded
@@ -250,8 +250,8 @@ struct FewQueriesBlock {
   Index statistic_stride = 0;
 };
 
-// Scores of keys less their prefix means: by the scores of the keys themselves, since a mean of scores is the score of the
-// mean. O(1) a key where the keys would take d.
+// Scores of keys less their prefix means: by the scores of the keys themselves, since a mean of scores is the score of
+// the mean. O(1) a key where the keys would take d.
 template <class T>
 struct CenterScores {
   T* scores = nullptr;  // [keys], whole cache lines
