@@ -240,6 +240,7 @@ struct FewQueriesBlock {
   Index value_stride = 0;
   Index keys = 0;                // at most block_tokens
   Index dim = 0, value_dim = 0;  // multiples of 64 bytes
+  bool from_memory = false;      // keys and values of a head do not fit the second-level cache; the next ones follow
   KernelWeight weight;
   const Adjustment<T>* adjust = nullptr;  // of each query, or null; arrays of keys up to whole vectors
   T* weights = nullptr;                   // [queries][weight_stride], whole vectors of keys

@@ -19,8 +19,18 @@ struct OneQueryBlock {
   Adjustment<T> adjust;
 };
 
-// Rows of a cache are asked for so far ahead.
+// How many elements ahead to ask for what comes next. A few rows; from memory the rows of the other array, so that memory
+// works while scores are made: the block's values while its keys are read, and the next block's keys while its values
+// are. (1 query, m = 4096, d = 128, 32 heads on 8: 900 to 960 µs with it, 1,100 without; m = 1024, in the third level, 165
+// with it, 136 without.)
 constexpr Index rows_ahead = 8;
+template <class T>
+CSQ_INLINE Index ahead_of(bool from_memory, const T* from, Index from_stride, const T* to, Index to_stride) {
+  if (!from_memory || from_stride != to_stride) return rows_ahead * from_stride;
+  const auto bytes =
+      static_cast<std::intptr_t>(reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from));
+  return static_cast<Index>(bytes / static_cast<std::intptr_t>(sizeof(T)));
+}
 
 // totals[lane] = the sum of all lanes of sums[lane]: a tree of interleaved sums.
 template <class T>
@@ -193,6 +203,8 @@ __attribute__((noinline)) void scores_of_rows(const FewQueriesBlock<T>& block, c
   constexpr int size = static_cast<int>(lanes<T>), keys = widest_tile;
   Vector<T> sums[std::size_t{Rows}][std::size_t{size}];
   const bool moved = block.reference != nullptr;
+  const Index ahead =
+      ahead_of(block.from_memory, block.key, block.key_stride, block.values, block.value_stride);
   for (Index first = 0; first < block.keys; first += lanes<T>) {
     for (int lane = 0; lane < size; lane += keys) {
       const Index left = block.keys - first - lane;
@@ -205,7 +217,8 @@ __attribute__((noinline)) void scores_of_rows(const FewQueriesBlock<T>& block, c
         if (moved) load<T>(block.reference + a, from);
         CSQ_UNROLL
         for (int k = 0; k < keys; ++k) {
-          ask_for(key[k] + a, rows_ahead * block.key_stride);
+          if (block.from_memory) ask_for(key[k] + a, rows_ahead / 2 * block.key_stride);
+          ask_for(key[k] + a, ahead);
           load<T>(key[k] + a, x[k]);
           if (moved) x[k] -= from;
         }
@@ -330,7 +343,9 @@ void few_values(const FewQueriesBlock<T>& block) {
     if (several) {
       const RowSums<T> sums{block.weights + r * block.weight_stride, block.weight_stride, block.values,
                             block.value_stride, block.numerator + r * block.numerator_stride, block.numerator_stride};
-      add_rows_times<T, together>(sums, block.keys, block.value_dim, rows_ahead * block.value_stride);
+      const Index ahead = ahead_of(block.from_memory, block.values, block.value_stride,
+                                   block.key + block.keys * block.key_stride, block.key_stride);
+      add_rows_times<T, together>(sums, block.keys, block.value_dim, ahead);
     }
     r += several ? together : 1;
   }
