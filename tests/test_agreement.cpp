@@ -73,6 +73,37 @@ TEST_CASE("every layout of inputs and outputs") {
       }
 }
 
+// Up to eight queries over a cache: keys and values are shared by the query heads of a group, and prefix means are
+// taken from scores. Keys with an offset and a large first one are what that could lose.
+TEST_CASE("a few queries over many keys") {
+  Random random(4);
+  for (int draw = 0; draw < 60; ++draw) {
+    const Index n = random.integer(1, 8), m = n + random.integer(0, 400), kv_heads = random.integer(1, 3);
+    const Sizes sizes{
+        n,       m, random.integer(1, 40), random.integer(1, 40), random.integer(1, 2), kv_heads * random.integer(1, 6),
+        kv_heads};
+    const auto check = [&](const auto& named) {
+      for (const Centering centering : {Centering::none, Centering::prefix, Centering::prefix_exclusive}) {
+        Problem p = Problem::random(random, sizes, true);
+        p.centering = centering;
+        const double offset = centering == Centering::none ? 0 : random.pick<double>({0, 0, 100});
+        for (Index b = 0; b < p.k.batch; ++b)
+          for (Index h = 0; h < p.k.heads; ++h)
+            for (Index t = 0; t < p.k.tokens; ++t)
+              for (Index a = 0; a < p.k.dim; ++a) p.k(b, h, t, a) += offset + (t == 0 && offset == 0 ? 3 : 0);
+        if (random.coin()) p.key_length = random_lengths(random, p.k.batch, m);
+        if (random.coin()) p.query_length = random_lengths(random, p.q.batch, n);
+        if (has_prefix_means(centering) && random.coin()) p.key_history = random_history(random, p.k, 0, 50);
+        if (p.key_history)
+          for (double& mean : p.key_history->mean) mean += offset;
+        give_needed_history(random, p, named.centred);
+        check_agreement(named, p);
+      }
+    };
+    for_typical_mechanisms(check);
+  }
+}
+
 // Sizes at and across the blocks of tokens (144 in float, 72 in double), and, with a tuned chunk, long enough for the
 // three zones of a causal scan: rows served directly (n ≤ t = D(dᵥ+1)/(d+dᵥ)), rows that read, keys never absorbed.
 TEST_CASE("sizes across blocks and through every zone of the causal scan") {
