@@ -183,8 +183,9 @@ class FewQueriesRun {
     block.keys = end - from;
     block.dim = scratch_.key_stride;
     block.value_dim = scratch_.value_stride;
-    block.from_memory = problem_.keys() * (at.keys.stride + at.values.stride) * Index(sizeof(T)) >
-                        simd::second_level_bytes;
+    block.from_memory =
+        block.queries == together &&
+        problem_.keys() * (at.keys.stride + at.values.stride) * Index(sizeof(T)) > simd::second_level_bytes;
     block.weight = weight_;
     simd::Adjustment<T> adjust[std::size_t{together}];
     if (!problem_.is_plain()) {

@@ -156,7 +156,7 @@ struct SummarySlice {
     block.features = features;
     block.numerator = numerator;
     block.sums = sums;
-    simd::kernels<T>().read_rows(block);
+    simd::summary_kernels<T>().read_rows(block);
   }
 };
 

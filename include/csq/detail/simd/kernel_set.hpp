@@ -240,7 +240,7 @@ struct FewQueriesBlock {
   Index value_stride = 0;
   Index keys = 0;                // at most block_tokens
   Index dim = 0, value_dim = 0;  // multiples of 64 bytes
-  bool from_memory = false;      // keys and values of a head do not fit the second-level cache; the next ones follow
+  bool from_memory = false;      // keys and values of a head do not fit the second-level cache; several queries
   KernelWeight weight;
   const Adjustment<T>* adjust = nullptr;  // of each query, or null; arrays of keys up to whole vectors
   T* weights = nullptr;                   // [queries][weight_stride], whole vectors of keys
@@ -315,7 +315,6 @@ struct KernelSet {
   void (*pack_values)(const Source<T>& source, Index value_stride, T* values);
   void (*absorb)(const AbsorbBlock<T>& block);
   void (*read)(const ReadBlock<T>& block);
-  void (*read_rows)(const ReadRows<T>& block);
   void (*direct)(const DirectBlock<T>& block);
   void (*few_scores)(const FewQueriesBlock<T>& block);
   void (*center_scores)(const CenterScores<T>& block);
@@ -328,6 +327,12 @@ struct KernelSet {
   void (*scale_rows)(Index rows, Index stride, const T* factor, const T* from, T* to);
   // to[i] = 2^−|high[i] + low[i] − at|, 0 below smallest_decay: all three up to whole vectors.
   void (*decays)(Index count, T at_high, T at_low, const T* high, const T* low, T* to);
+};
+
+// What only streams and summaries that are kept run: a program without them does not compile it.
+template <class T>
+struct SummaryKernelSet {
+  void (*read_rows)(const ReadRows<T>& block);
 };
 
 }  // namespace CSQ_CODE::detail::simd

@@ -24,6 +24,8 @@ struct TargetList {
   static constexpr const KernelSet<T>* forward[] = {Each::template forward<T>...};
   template <class T>
   static constexpr const BackwardKernelSet<T>* backward[] = {Each::template backward<T>...};
+  template <class T>
+  static constexpr const SummaryKernelSet<T>* summary[] = {Each::template summary<T>...};
 };
 
 using Targets = TargetList<
@@ -67,6 +69,10 @@ const KernelSet<T>& kernels() {
 template <class T>
 const BackwardKernelSet<T>& backward_kernels() {
   return *Targets::backward<T>[chosen_target()];
+}
+template <class T>
+const SummaryKernelSet<T>& summary_kernels() {
+  return *Targets::summary<T>[chosen_target()];
 }
 
 }  // namespace CSQ_CODE::detail::simd

@@ -34,9 +34,12 @@ static_assert(absorb_panel <= panel_features && read_panel <= panel_features, "a
 
 template <class T>
 inline constexpr KernelSet<T> kernel_set = {
-    add_rows<T>,  pack<T>,       pack_values<T>, absorb<T>,       read<T>, read_rows<T>, direct<T>,
+    add_rows<T>,  pack<T>,       pack_values<T>, absorb<T>,       read<T>, direct<T>,
     few_scores<T>, center_scores<T>, few_values<T>, short_head<T>, divide<T>,      square_norms<T>, add<T>, scale_rows<T>, decays<T>,
 };
+
+template <class T>
+inline constexpr SummaryKernelSet<T> summary_kernel_set = {read_rows<T>};
 
 template <class T>
 inline constexpr BackwardKernelSet<T> backward_kernel_set = {

@@ -4,13 +4,10 @@
 // One query and its block, as weights are made.
 template <class T>
 struct OneQueryBlock {
-  const T* query = nullptr;
-  const T* key = nullptr;
-  Index key_stride = 0;
   const T* values = nullptr;
   Index value_stride = 0;
   Index keys = 0;
-  Index dim = 0, value_dim = 0;
+  Index value_dim = 0;
   KernelWeight weight;
   T* weights = nullptr;  // [keys], whole vectors
   T* numerator = nullptr;
@@ -46,40 +43,6 @@ CSQ_INLINE void sum_each(Vector<T>* sums, Vector<T>& totals) {
     }
   }
   totals = sums[0];
-}
-
-// scores[j] = query·key_j for a whole vector of keys. Each key's products stay in a vector of their own; a tree of
-// interleaved sums then leaves the totals in the order of the keys, zero from `count` on.
-template <class T>
-CSQ_INLINE void scores_of_keys(const OneQueryBlock<T>& block, Index first, Index count, Vector<T>& scores) {
-  constexpr int size = static_cast<int>(lanes<T>);
-  const bool odd_length = 2 * vector_bytes > 64 && block.dim % (2 * lanes<T>) != 0;  // rows are whole cache lines
-  Vector<T> sums[std::size_t{size}];
-  // All keys unrolled is 8% faster at m = 4096 than four, and 0.2 s slower to compile.
-  CSQ_UNROLL
-  for (int lane = 0; lane < size; ++lane) {
-    Vector<T> even = {}, odd = {};
-    Index a = lane < count ? 0 : block.dim;
-    const T* key = block.key + (first + lane) * block.key_stride;
-    if (odd_length && a == 0) {
-      Vector<T> q, k;
-      load<T>(block.query, q);
-      load<T>(key, k);
-      odd = q * k;
-      a = lanes<T>;
-    }
-    for (; a < block.dim; a += 2 * lanes<T>) {
-      Vector<T> q, k;
-      load<T>(block.query + a, q);
-      load<T>(key + a, k);
-      even += q * k;
-      load<T>(block.query + a + lanes<T>, q);
-      load<T>(key + a + lanes<T>, k);
-      odd += q * k;
-    }
-    sums[lane] = even + odd;
-  }
-  sum_each<T>(sums, scores);
 }
 
 // Raises the running maximum where it must rise, and scales what was summed relative to the old one.
@@ -144,41 +107,6 @@ struct WeightsOfOneQuery {
   }
 };
 
-// numerator += Σ_j weight_j·value_j for Columns vectors, even and odd keys apart to hide the latency of a sum.
-template <class T, int Columns>
-CSQ_INLINE void add_values(const OneQueryBlock<T>& block, Index column) {
-  Vector<T> sum[2][std::size_t{Columns}] = {};
-  const T* values = block.values + column;
-  Index key = 0;
-  for (; key + 2 <= block.keys; key += 2) {
-    CSQ_UNROLL
-    for (int odd = 0; odd < 2; ++odd) {
-      const T weight = block.weights[key + odd];
-      CSQ_UNROLL
-      for (int c = 0; c < Columns; ++c) {
-        Vector<T> value;
-        load<T>(values + (key + odd) * block.value_stride + c * lanes<T>, value);
-        sum[odd][c] += value * weight;
-      }
-    }
-  }
-  if (key < block.keys) {
-    CSQ_UNROLL
-    for (int c = 0; c < Columns; ++c) {
-      Vector<T> value;
-      load<T>(values + key * block.value_stride + c * lanes<T>, value);
-      sum[0][c] += value * block.weights[key];
-    }
-  }
-  CSQ_UNROLL
-  for (int c = 0; c < Columns; ++c) {
-    Vector<T> total;
-    load<T>(block.numerator + column + c * lanes<T>, total);
-    total += sum[0][c] + sum[1][c];
-    store<T>(block.numerator + column + c * lanes<T>, total);
-  }
-}
-
 // The scores in block.weights, adjusted, → weights, and their sum. Out of line: short.inl calls it too, and twice inline
 // it took a tenth of the quickstart's compilation.
 template <class T>
@@ -189,18 +117,20 @@ __attribute__((noinline)) void weigh_scores(const OneQueryBlock<T>& block) {
   if (!exponential && block.adjust.has_gates())
     *block.normalizer = before + decay_row<T>(block.adjust, block.keys, block.weights);
 }
+// numerator += Σ_j weight_j·value_j as well.
 template <class T>
 CSQ_INLINE void weigh_values(const OneQueryBlock<T>& block) {
   weigh_scores(block);
-  Index column = 0;
-  for (; column + 4 * lanes<T> <= block.value_dim; column += 4 * lanes<T>) add_values<T, 4>(block, column);
-  for (; column < block.value_dim; column += lanes<T>) add_values<T, 1>(block, column);
+  add_rows_times<T, 1>({block.weights, 0, block.values, block.value_stride, block.numerator, 0}, block.keys,
+                       block.value_dim, rows_ahead * block.value_stride);
 }
 
 // scores[r][j] = query_r·(key_j − reference) for Rows queries: a few keys at a time, each loaded once for all.
 template <class T, int Rows>
 __attribute__((noinline)) void scores_of_rows(const FewQueriesBlock<T>& block, const T* query, T* scores) {
-  constexpr int size = static_cast<int>(lanes<T>), keys = widest_tile;
+  // As many sums as hide the latency of one.
+  constexpr int size = static_cast<int>(lanes<T>), wanted = Rows == 1 ? 8 : widest_tile;
+  constexpr int keys = wanted < size ? wanted : size;
   Vector<T> sums[std::size_t{Rows}][std::size_t{size}];
   const bool moved = block.reference != nullptr;
   const Index ahead =
@@ -247,13 +177,9 @@ __attribute__((noinline)) void scores_of_rows(const FewQueriesBlock<T>& block, c
 template <class T>
 CSQ_INLINE OneQueryBlock<T> one_of(const FewQueriesBlock<T>& block, Index r) {
   OneQueryBlock<T> one;
-  one.query = block.query + r * block.query_stride;
-  one.key = block.key;
-  one.key_stride = block.key_stride;
   one.values = block.values;
   one.value_stride = block.value_stride;
   one.keys = block.keys;
-  one.dim = block.dim;
   one.value_dim = block.value_dim;
   one.weight = block.weight;
   one.weights = block.weights + r * block.weight_stride;
@@ -275,17 +201,7 @@ void few_scores(const FewQueriesBlock<T>& block) {
       r += together;
       continue;
     }
-    if (block.reference != nullptr) {
-      scores_of_rows<T, 1>(block, query, scores);
-    } else {
-      const OneQueryBlock<T> one = one_of(block, r);
-      for (Index key = 0; key < block.keys; key += lanes<T>) {
-        const Index left = block.keys - key;
-        Vector<T> totals;
-        scores_of_keys(one, key, left < lanes<T> ? left : lanes<T>, totals);
-        store<T>(scores + key, totals);
-      }
-    }
+    scores_of_rows<T, 1>(block, query, scores);
     ++r;
   }
 }

@@ -45,6 +45,8 @@ struct Target {
   static constexpr const KernelSet<T>* forward = &kernel_set<T>;
   template <class T>
   static constexpr const BackwardKernelSet<T>* backward = &backward_kernel_set<T>;
+  template <class T>
+  static constexpr const SummaryKernelSet<T>* summary = &summary_kernel_set<T>;
 };
 
 }  // namespace CSQ_CODE::detail::simd::portable
