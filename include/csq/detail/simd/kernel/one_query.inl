@@ -117,14 +117,6 @@ __attribute__((noinline)) void weigh_scores(const OneQueryBlock<T>& block) {
   if (!exponential && block.adjust.has_gates())
     *block.normalizer = before + decay_row<T>(block.adjust, block.keys, block.weights);
 }
-// numerator += Σ_j weight_j·value_j as well.
-template <class T>
-CSQ_INLINE void weigh_values(const OneQueryBlock<T>& block) {
-  weigh_scores(block);
-  add_rows_times<T, 1>({block.weights, 0, block.values, block.value_stride, block.numerator, 0}, block.keys,
-                       block.value_dim, rows_ahead * block.value_stride);
-}
-
 // scores[r][j] = query_r·(key_j − reference) for Rows queries: a few keys at a time, each loaded once for all.
 template <class T, int Rows>
 __attribute__((noinline)) void scores_of_rows(const FewQueriesBlock<T>& block, const T* query, T* scores) {
@@ -251,17 +243,20 @@ void few_values(const FewQueriesBlock<T>& block) {
       const OneQueryBlock<T> one = one_of(block, each);
       if (one.weight.kind == WeightKind::exponential && one.adjust.any())
         adjust_row<T>(one.adjust, one.keys, one.weights);
-      if (several)
-        weigh_scores(one);
-      else
-        weigh_values(one);
+      weigh_scores(one);
     }
+    const RowSums<T> sums{block.weights + r * block.weight_stride,
+                          block.weight_stride,
+                          block.values,
+                          block.value_stride,
+                          block.numerator + r * block.numerator_stride,
+                          block.numerator_stride};
     if (several) {
-      const RowSums<T> sums{block.weights + r * block.weight_stride, block.weight_stride, block.values,
-                            block.value_stride, block.numerator + r * block.numerator_stride, block.numerator_stride};
       const Index ahead = ahead_of(block.from_memory, block.values, block.value_stride,
                                    block.key + block.keys * block.key_stride, block.key_stride);
       add_rows_times<T, together>(sums, block.keys, block.value_dim, ahead);
+    } else {
+      add_rows_times<T, 1>(sums, block.keys, block.value_dim, rows_ahead * block.value_stride);
     }
     r += several ? together : 1;
   }

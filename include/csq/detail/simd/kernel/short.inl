@@ -94,6 +94,37 @@ CSQ_INLINE void move_to_query(const Adjustment<T>& head, Index query, Index key,
   if (adjust.bias != nullptr) adjust.bias += query * adjust.bias_query_stride + key * adjust.bias_key_stride;
 }
 
+// numerator = Σ_j weight_j·value_j for Columns vectors, even and odd keys apart. For so few keys add_rows_times takes up to
+// 15% longer in all.
+template <class T, int Columns>
+CSQ_INLINE void add_short_values(const OneQueryBlock<T>& block, Index column) {
+  Vector<T> sum[2][std::size_t{Columns}] = {};
+  const T* values = block.values + column;
+  Index key = 0;
+  for (; key + 2 <= block.keys; key += 2) {
+    CSQ_UNROLL
+    for (int odd = 0; odd < 2; ++odd) {
+      const T weight = block.weights[key + odd];
+      CSQ_UNROLL
+      for (int c = 0; c < Columns; ++c) {
+        Vector<T> value;
+        load<T>(values + (key + odd) * block.value_stride + c * lanes<T>, value);
+        sum[odd][c] += value * weight;
+      }
+    }
+  }
+  if (key < block.keys) {
+    CSQ_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      Vector<T> value;
+      load<T>(values + key * block.value_stride + c * lanes<T>, value);
+      sum[0][c] += value * block.weights[key];
+    }
+  }
+  CSQ_UNROLL
+  for (int c = 0; c < Columns; ++c) store<T>(block.numerator + column + c * lanes<T>, sum[0][c] + sum[1][c]);
+}
+
 template <class T>
 void short_head(const ShortHead<T>& head) {
   const Index key_stride = padded_columns<T>(head.query.source.dim), dim = whole_vectors<T>(head.query.source.dim);
@@ -136,7 +167,10 @@ void short_head(const ShortHead<T>& head) {
     block.numerator = head.numerator + query * value_stride;
     block.normalizer = head.normalizer + query;
     block.maximum = head.maximum + query;
-    weigh_values(block);
+    weigh_scores(block);
+    Index column = 0;
+    for (; column + 4 * lanes<T> <= block.value_dim; column += 4 * lanes<T>) add_short_values<T, 4>(block, column);
+    for (; column < block.value_dim; column += lanes<T>) add_short_values<T, 1>(block, column);
   }
 }
 
