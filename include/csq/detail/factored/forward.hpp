@@ -93,8 +93,8 @@ class FactoredRun : FactoredRows<T> {
     }
     slice.copy_from(scratch_.whole(h).at(continued(h)));
     if (!problem_.has_gates() || problem_.keys() == 0) return;
-    const double gate = static_cast<double>(problem_.log_gate.head(batch(h), key_head(h))(0, 0));
-    slice.scale(static_cast<T>(decay_of_gates<T>(readable_gate(gate))));
+    const double first = static_cast<double>(problem_.log_gate.head(batch(h), key_head(h))(0, 0));
+    slice.scale(static_cast<T>(decay_of_gates<T>(readable_gate(first))));
   }
 
   void pack_key_chunk(Index h, Index chunk, int thread, T* key, T* values) const {
