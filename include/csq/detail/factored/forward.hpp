@@ -295,8 +295,10 @@ class FactoredRun : FactoredRows<T> {
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
         const Index read = scratch_.packers.key[h].length + problem_.held;
         if (read == 0) return mark_unread(rows.real, mine.normalizer, again);
-        return mark_cancelled(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
-                              static_cast<double>(read), nullptr, again);
+        // Of keys held, gates may have left less than their number.
+        const SummarySlice<T> whole = scratch_.whole(h);
+        return mark_cancelled(mine.query, rows.real, mine.normalizer, whole.square_sum(),
+                              problem_.held > 0 ? whole.count_sum() : static_cast<double>(read), nullptr, again);
       });
     });
   }
