@@ -221,8 +221,9 @@ class StreamRun {
     const bool may_cancel = feature_coefficients(plan_.weight).c2 != 0;
     const double decay = decay_until(e, h, at.from, at.position);
     const double square = may_cancel ? square_of(mine.rows + at.read * simd::padded_columns<T>(sizes_.key_dim)) : 0;
-    if (may_cancel && decay * bound.of(square) == 0) return;  // it reads nothing
     const double seen = static_cast<double>(rows.normalizer[at.row]);
+    // It reads nothing; or nothing is left of tiny scores, which the tail has as well.
+    if (may_cancel && (decay == 0 || (bound.of(square) == 0 && !is_nan(seen)))) return;
     const double sum = static_cast<double>(mine.sums[at.read]) * decay + seen;
     const bool good = !may_cancel || bound.allows(square, static_cast<T>(sum), least_normalizer<T>(at.from), decay);
     add_row(mine.numerator + at.read * simd::padded_columns<T>(sizes_.value_dim), decay, seen,
