@@ -202,8 +202,7 @@ class StreamRun {
   void read_block(const SummarySlice<T>& slice, const T* query, Index tokens, const StreamScratch<T>& mine) const {
     pack(query, tokens, query_factor(), mine, mine.packed);
     // Also the rows that tiles read past the tokens.
-    const Index rows_of_tiles = block_count(tokens, simd::token_group) * simd::token_group;
-    std::fill_n(mine.numerator, rows_of_tiles * slice.value_stride, T(0));
+    std::fill_n(mine.numerator, simd::padded_tokens<T>(tokens) * slice.value_stride, T(0));
     std::fill_n(mine.sums, simd::block_tokens<T>, T(0));
     slice.read(feature_coefficients(plan_.weight), mine.packed, tokens, mine.panel, mine.numerator, mine.sums);
   }
