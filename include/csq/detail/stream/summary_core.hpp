@@ -64,7 +64,7 @@ class SummaryCore {
     end_sum_ = start_mean_;
     for (double& sum : end_sum_) sum *= static_cast<double>(start_count_);
     gate_sum_.assign(static_cast<std::size_t>(gated_ ? batch_ * heads_ : 0), 0);
-    numbers_.assign(static_cast<std::size_t>(batch_ * heads_ * slice(nullptr).numbers()), T(0));
+    numbers_.assign(static_cast<std::size_t>(batch_ * heads_ * numbers_of_head()), T(0));
   }
 
   Index tokens() const { return tokens_; }
@@ -124,7 +124,7 @@ class SummaryCore {
     if (centred()) check_start(right);
     for (Index h = 0; h < batch_ * heads_; ++h) {
       const double kept = gated_ ? decay_of_gates<T>(right.gate_sum_[static_cast<std::size_t>(h)]) : 1;
-      const Index numbers = slice(nullptr).numbers();
+      const Index numbers = numbers_of_head();
       T* to = numbers_.data() + h * numbers;
       const T* from = right.numbers_.data() + h * numbers;
       for (Index i = 0; i < numbers; ++i) to[i] = (kept == 0 ? T(0) : to[i] * static_cast<T>(kept)) + from[i];
@@ -168,12 +168,12 @@ class SummaryCore {
 
  private:
   bool centred() const { return centering_ != Centering::none; }
-  SummarySlice<T> slice(T* numbers) const {
+  Index numbers_of_head() const {
     SummarySlice<T> whole;
     whole.map = feature_map(weight_, key_dim_);
     whole.value_stride = simd::padded_columns<T>(value_dim_);
     whole.last = whole.map.size();
-    return whole.at(numbers);
+    return whole.numbers();
   }
   template <class Self, class Visit>
   static void visit_numbers(Self& self, const Visit& visit) {
