@@ -9,7 +9,13 @@
 //
 // Without gates, and with gates −|x|³/10 of normal x, which forget half in 1 to 700 tokens. At each power of ten the
 // last 100 rows are compared: ‖float − double‖/‖double‖, and over ‖double − 1‖, the part that depends on the query.
-// Exit 1 when the first is above 1e-3, or when the state has grown by a byte.
+//
+// A summary is added to once in 72 tokens, so that n/72 roundings add up: as √n where they are random. Values that
+// never change, v = c without gates, are the worst case: then the same rounding is made again and again, in one
+// direction as long as the sum keeps its exponent, and the error grows as n. The third table is that of c = 0.4566,
+// the worst of a thousand.
+//
+// Exit 1 when a row of the first two is off by more than 1e-3, or when the state has grown by a byte.
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -67,10 +73,17 @@ struct Side {
   }
 };
 
+enum class Tokens { plain, gated, constant };
+
 class Run {
  public:
-  explicit Run(bool gated) : floats_(gated), doubles_(gated), map_(dim * dim) {
+  explicit Run(Tokens tokens)
+      : floats_(tokens == Tokens::gated),
+        doubles_(tokens == Tokens::gated),
+        map_(dim * dim),
+        offset_(tokens == Tokens::constant ? 0.4566f : 1.0f) {
     for (float& x : map_) x = static_cast<float>(numbers_.normal() / std::sqrt(static_cast<double>(dim)));
+    if (tokens == Tokens::constant) map_.assign(map_.size(), 0.0f);
   }
 
   // One piece through both streams.
@@ -81,7 +94,7 @@ class Run {
     for (Index t = 0; t < piece; ++t) {
       const float* const key = floats_.k.data() + t * dim;
       float* const value = floats_.v.data() + t * dim;
-      for (Index a = 0; a < dim; ++a) value[a] = 1;
+      for (Index a = 0; a < dim; ++a) value[a] = offset_;
       for (Index b = 0; b < dim; ++b)
         for (Index a = 0; a < dim; ++a) value[a] += map_[static_cast<std::size_t>(b * dim + a)] * key[b];
     }
@@ -104,7 +117,7 @@ class Run {
       const double x = floats_.out[i], y = doubles_.out[i];
       difference += (x - y) * (x - y);
       row += y * y;
-      query_part += (y - 1) * (y - 1);
+      query_part += (y - static_cast<double>(offset_)) * (y - static_cast<double>(offset_));
     }
     return {std::sqrt(difference / row), std::sqrt(difference / query_part)};
   }
@@ -114,23 +127,26 @@ class Run {
   Side<float> floats_;
   Side<double> doubles_;
   std::vector<float> map_;
+  float offset_;
 };
 
 // False when a row is too far off, or the state has grown.
-bool print_table(bool gated, Index tokens) {
-  Run run(gated);
+bool print_table(const char* name, Tokens kind, Index tokens) {
+  Run run(kind);
   const std::size_t bytes = run.bytes();
   const auto start = std::chrono::steady_clock::now();
   bool good = true;
-  std::printf("\n  %-16s %10s   %-20s %-20s %12s %8s\n", gated ? "with gates" : "without gates", "tokens", "of the row",
-              "of the query's part", "state, bytes", "seconds");
+  std::printf("\n  %-16s %10s   %-20s %-20s %12s %8s\n", name, "tokens", "of the row", "of the query's part",
+              "state, bytes", "seconds");
   for (Index next = 1000; run.tokens() < tokens;) {
     run.go_on();
     if (run.tokens() < next && run.tokens() < tokens) continue;
     const auto [of_row, of_query_part] = run.errors();
-    good = good && of_row <= tolerance && run.bytes() == bytes;
-    std::printf("  %-16s %10lld   %-20.2e %-20.2e %12zu %8.1f\n", "", static_cast<long long>(run.tokens()), of_row,
-                of_query_part, run.bytes(),
+    good = good && (of_row <= tolerance || kind == Tokens::constant) && run.bytes() == bytes;
+    char query_part[32] = "-";
+    if (kind != Tokens::constant) std::snprintf(query_part, sizeof query_part, "%.2e", of_query_part);
+    std::printf("  %-16s %10lld   %-20.2e %-20s %12zu %8.1f\n", "", static_cast<long long>(run.tokens()), of_row,
+                query_part, run.bytes(),
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     std::fflush(stdout);
     next *= 10;
@@ -149,10 +165,12 @@ int main(int count, char** words) {
   try {
     std::printf("relative difference of a stream in float from one in double; CSQ, d = %lld, one head; %s\n",
                 static_cast<long long>(dim), csq::build_info().c_str());
-    const bool without = print_table(false, tokens), with = print_table(true, tokens);
-    std::printf("\n  %s 1e-3; the state is %s\n", without && with ? "all <=" : "FAILS: not all <=",
-                without && with ? "constant to the byte" : "checked too");
-    return without && with ? 0 : 1;
+    bool good = print_table("without gates", Tokens::plain, tokens);
+    good = print_table("with gates", Tokens::gated, tokens) && good;
+    good = print_table("constant values", Tokens::constant, tokens) && good;
+    std::printf("\n  %s\n", good ? "the first two <= 1e-3; the state is constant to the byte"
+                                 : "FAILS: above 1e-3, or a state that has grown");
+    return good ? 0 : 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "drift: %s\n", error.what());
     return 2;
