@@ -83,6 +83,18 @@ class Worst {
   double worst_ = 0;
 };
 
+// check.template operator()<T>(kernels) for every set and scalar.
+template <class Check>
+void for_each_summary_kernel_set(const Check& check) {
+  using csq::detail::simd::Targets;
+  for (std::size_t target = 0; target < Targets::count; ++target) {
+    if (!csq::detail::simd::processor_has(target)) continue;
+    for_float_and_double([&]<class T>() {
+      INFO(Targets::names[target] << ", " << 8 * sizeof(T) << " bits");
+      check.template operator()<T>(*Targets::summary<T>[target]);
+    });
+  }
+}
 // check.template operator()<T>(forward kernels, backward kernels) for every set and scalar.
 template <class Check>
 void for_each_kernel_set(const Check& check) {

@@ -8,6 +8,7 @@
 #   asan-ubsan  unit tests under AddressSanitizer and UndefinedBehaviorSanitizer, and a minute of random calls
 #   tsan        tests with threads under ThreadSanitizer
 #   aarch64     64-bit Arm: the quickstart and some unit tests, cross-compiled, under qemu
+#   s390x       big-endian: the quickstart, and states of streams and summaries that cross over both ways, under qemu
 #
 # --install first installs what is missing, as root or through sudo; without it nothing is installed, and if something is
 # missing the line that installs it is printed.
@@ -21,7 +22,7 @@ if [ "${1-}" = --install ]; then
   mode=--install
   shift
 fi
-all_stages='format tidy release clang asan-ubsan tsan aarch64'
+all_stages='format tidy release clang asan-ubsan tsan aarch64 s390x'
 [ $# -gt 0 ] || set -- $all_stages
 for stage in "$@"; do
   case " $all_stages " in
@@ -39,7 +40,9 @@ need_command clang-format clang-format clang-format-14
 need_command clang-tidy clang-tidy clang-tidy-14
 need_file libclang-rt-14-dev 'lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' 'lib/clang/*/lib/*/libclang_rt.fuzzer*.a'
 need_command g++-aarch64-linux-gnu aarch64-linux-gnu-g++
+need_command g++-s390x-linux-gnu s390x-linux-gnu-g++
 need_command qemu-user qemu-aarch64 qemu-aarch64-static
+need_command qemu-user qemu-s390x qemu-s390x-static
 need_command cmake cmake
 need_command make make
 need_file libeigen3-dev include/eigen3/Eigen/Core
@@ -84,7 +87,29 @@ run_stage() {
       labels=
       use_preset aarch64
       ;;
+    s390x) cross_endian ;;
   esac
+}
+
+# Two programs, for this machine and for one whose bytes stand the other way round.
+cross_endian() {
+  here=build/s390x/here
+  there=build/s390x/there
+  qemu=$(command -v qemu-s390x || command -v qemu-s390x-static)
+  mkdir -p $here $there
+  for program in tests/endian/states examples/quickstart; do
+    name=$(basename $program)
+    g++ -std=c++20 -O2 -Iinclude -isystem "$(eigen_folder)" $program.cpp -o $here/$name
+    s390x-linux-gnu-g++ -std=c++20 -O2 -static -Iinclude -isystem "$(eigen_folder)" $program.cpp -o $there/$name
+  done
+  $here/quickstart >$here/quickstart.txt
+  "$qemu" $there/quickstart | diff $here/quickstart.txt -
+  $here/states write $here
+  "$qemu" $there/states write $there
+  echo 'states of this machine on s390x:'
+  "$qemu" $there/states check $here
+  echo 'states of s390x on this machine:'
+  $here/states check $there
 }
 
 eigen_folder() {

@@ -3,11 +3,11 @@
 
 if(CSQ_SANITIZE STREQUAL "thread")
   # Not the tests that replace operator new (allocations.hpp): ThreadSanitizer of clang 14 links its own whatever happens.
-  set(names backward_threads many_heads threads)
+  set(names backward_threads many_heads summary_threads threads)
 else()
   set(names
     agreement allocation_failure backward_errors backward_golden backward_kernels edge_cases errors golden kept_summary
-    kernels packed partials penalties stream user_mechanism workspace adjustments
+    kernels packed partials penalties stream summary summary_threads user_mechanism workspace adjustments
   )
 endif()
 

@@ -369,6 +369,76 @@ TEST_CASE("read") {
   });
 }
 
+// As "read", but each sum is written, not added to; and the whole map at once, which is made in pieces.
+TEST_CASE("read_rows") {
+  Random random(642);
+  std::vector<FeatureMap> maps = feature_maps();
+  for (const Index dim : {22, 33, 64}) {  // 276, 595 and 2145 features, 256 at a time
+    maps.push_back({dim, true, true, true});
+    maps.push_back({dim, true, false, false});
+  }
+  maps.push_back({300, false, true, true});
+  maps.push_back({4, true, false, true});
+  maps.push_back({4, true, true, false});
+  for_each_summary_kernel_set([&]<class T>(const csq::detail::simd::SummaryKernelSet<T>& kernels) {
+    using ReadRows = csq::detail::simd::ReadRows<T>;
+    for (const FeatureMap& map : maps)
+      for (Index queries = 1; queries <= 9; ++queries) {
+        const Index value_dim = random.pick(widths), shift = random.integer(0, 3);
+        INFO("dim " << map.dim << ", pairs " << map.pairs << ", linear " << map.linear << ", constant " << map.constant
+                    << ", queries " << queries << ", value dim " << value_dim << ", shift " << shift);
+        const Rows x = Rows::random(random, queries, map.dim);
+        const Index stride = padded_columns<T>(value_dim), query_stride = padded_columns<T>(map.dim);
+        // NaN past the coordinates of a row: no feature has them. 64 bytes are read behind the last row.
+        KernelMemory<T> query(queries * query_stride + Index(64 / sizeof(T)), T(nan), shift);
+        for (Index t = 0; t < queries; ++t)
+          for (Index a = 0; a < map.dim; ++a) query[t * query_stride + a] = T(x(t, a));
+        const KernelMemory<T> query_before = query;
+        KernelMemory<T> features_scratch(ReadRows::rows_together * ReadRows::feature_stride, T(nan), shift);
+        KernelMemory<T> summary(map.size() * stride, T(0), shift), normalizer(map.size(), T(0), shift);
+        KernelMemory<T> numerator(queries * stride, T(nan), shift), sums(queries, T(nan), shift);
+        summary.fill(random);
+        normalizer.fill(random);
+
+        ReadRows block;
+        block.query = query.data();
+        block.query_stride = query_stride;
+        block.queries = queries;
+        block.value_stride = stride;
+        block.map = map;
+        block.coefficients = {T(1.5), T(0.75), T(-2), T(0.5)};
+        block.summary = summary.data();
+        block.normalizer = normalizer.data();
+        block.features = features_scratch.data();
+        block.numerator = numerator.data();
+        block.sums = sums.data();
+        kernels.read_rows(block);
+
+        const std::vector<Real> coefficients = coefficients_of(map, 1.5, 0.75, -2, 0.5);
+        Worst worst;
+        for (Index t = 0; t < queries; ++t) {
+          const std::vector<Real> phi = features(map, x, t);
+          // Padding is read like a value.
+          for (Index column = 0; column <= stride; ++column) {
+            const bool is_normalizer = column == stride;
+            Real expected = 0, magnitude = 0;
+            for (Index f = 0; f < map.size(); ++f) {
+              const Real cell = is_normalizer ? normalizer[f] : summary[f * stride + column];
+              const Real term = coefficients[std::size_t(f)] * phi[std::size_t(f)] * cell;
+              expected += term;
+              magnitude += std::abs(term);
+            }
+            worst.compare(is_normalizer ? sums[t] : numerator[t * stride + column], expected, magnitude);
+          }
+        }
+        CHECK(worst.units() <= rounding);
+        CHECK(std::memcmp(query.data(), query_before.data(), std::size_t(query.size()) * sizeof(T)) == 0);
+        for (const auto* memory : {&query, &features_scratch, &summary, &normalizer, &numerator, &sums})
+          CHECK(memory->frame_is_whole());
+      }
+  });
+}
+
 // Scores of at most 32 or so.
 Rows random_rows_of_scores(Random& random, Index tokens, Index dim) {
   Rows rows = Rows::random(random, tokens, dim);

@@ -1,7 +1,10 @@
-// What a call needs beside its arrays: by workspace_bytes, and by the peak of the process.
+// What a call needs beside its arrays: by workspace_bytes, and by the peak of the process; and what a stream holds.
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csq/csq.hpp>
+#include <fstream>
+#include <vector>
 
 #include "catch.hpp"
 
@@ -22,6 +25,13 @@ long peak_kibibytes() {
   return usage.ru_maxrss;
 }
 
+// Memory in use now, where Linux tells.
+long resident_kibibytes() {
+  long all = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return resident * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
 }  // namespace
 
 TEST_CASE("200,000 tokens, d = 64, one causal head, factored: the peak rises by less than 32 MB") {
@@ -35,6 +45,34 @@ TEST_CASE("200,000 tokens, d = 64, one causal head, factored: the peak rises by 
   CHECK(rise > 0);
   CHECK(rise < 32 * 1024);
   CHECK(out.allFinite());
+}
+
+// bench/drift prints it up to ten million tokens.
+TEST_CASE("32 heads on 8, d = 64: the state of 20,000 tokens is that of none, to the byte") {
+  constexpr csq::Index dim = 64, heads = 32, kv_heads = 8, piece = 500;
+  csq::Stream<float> stream(csq::Csq{}, {.heads = heads, .kv_heads = kv_heads, .key_dim = dim, .value_dim = dim});
+  const std::size_t bytes = stream.bytes();
+  // Twice the summary of each key head, 72 to 96 tokens at a time, and little else.
+  CHECK(bytes < 2u * kv_heads * 2160u * 66u * sizeof(float) + (4u << 20));
+  std::vector<float> numbers(static_cast<std::size_t>(heads * piece * dim), 0.5f), rows(numbers.size());
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<float>(i * 2654435761u % 1024) / 1024;
+  const csq::Heads<const float> queries(numbers.data(), {1, heads, piece, dim}),
+      keys(numbers.data(), {1, kv_heads, piece, dim});
+  const csq::Heads<float> out(rows.data(), {1, heads, piece, dim});
+  long before = 0;
+  while (stream.tokens() < 20000) {
+    stream.prefill(queries, keys, keys, out);
+    CHECK(stream.bytes() == bytes);
+    if (stream.tokens() == 1000) before = resident_kibibytes();
+  }
+  for (int step = 0; step < 100; ++step)  // and one by one
+    stream.step(csq::Heads<const float>(numbers.data(), {1, heads, 1, dim}),
+                csq::Heads<const float>(numbers.data(), {1, kv_heads, 1, dim}),
+                csq::Heads<const float>(numbers.data(), {1, kv_heads, 1, dim}),
+                csq::Heads<float>(rows.data(), {1, heads, 1, dim}));
+  CHECK(stream.bytes() == bytes);
+  CHECK(resident_kibibytes() - before < 1024);
+  CHECK(stream.save().size() <= bytes);
 }
 
 TEST_CASE("200,000 tokens, d = 64, one causal head, factored: below 32 MB") {

@@ -43,8 +43,9 @@ struct SummaryOptions {
 
 namespace CSQ_CODE {
 
-/// Summaries of `kv_heads` key heads of `batch` sequences. A value: copies are independent. Errors are
-/// std::invalid_argument or std::bad_alloc, and then nothing has changed. Results do not depend on `threads`.
+/// All entries of the batch hold the same number of keys. Summaries of `kv_heads` key heads of `batch` sequences. A
+/// value: copies are independent. Errors are std::invalid_argument or std::bad_alloc, and then nothing has changed.
+/// Results do not depend on `threads`.
 template <class T>
 class Summary {
  public:
@@ -61,7 +62,7 @@ class Summary {
   template <class Key, class Value>
   void absorb(Heads<Key> k, Heads<Value> v, Heads<const T> log_gate = {}) {
     if constexpr (detail::can_go_together(detail::Read<T, Key, Value>{}, detail::Written<>{}))
-      core_.go_on({}, detail::normalized<const T>(k), detail::normalized<const T>(v), {}, nullptr, log_gate, nullptr);
+      core_.absorb(detail::normalized<const T>(k), detail::normalized<const T>(v), detail::normalized(log_gate));
   }
   /// q [batch, heads, n, d] → out [batch, heads, n, dᵥ], overwritten, and its normaliser [batch, heads, n, 1]:
   /// attention of queries that see all keys held and no other, decayed as at the last of them. O(n·D·dᵥ) a head,
@@ -79,20 +80,21 @@ class Summary {
       core_.read(detail::normalized<const T>(q), detail::normalized(out), &normalizer, query_history);
   }
   /// A piece of a causal sequence: row i sees what is held and the piece's keys up to i; then the piece is absorbed.
-  /// The rows are those of one causal call over all tokens, up to rounding. n queries and n keys, as attention takes
-  /// them.
+  /// The rows are those of one causal call over all tokens, up to rounding. n queries and n keys. With a prefix
+  /// centring, and tokens before: query_history, the mean of the queries that went with them. Each call copies the
+  /// summary twice: a few tokens at a time belong into a Stream.
   template <class Query, class Key, class Value, class Output>
   void attend(Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out, Heads<const T> log_gate = {},
               const History* query_history = nullptr) {
     if constexpr (detail::can_go_together(detail::Read<T, Query, Key, Value>{}, detail::Written<Output>{}))
-      core_.go_on(detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized<const T>(v),
-                  detail::normalized(out), nullptr, log_gate, query_history);
+      core_.attend(detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized<const T>(v),
+                   detail::normalized(out), detail::normalized(log_gate), query_history);
   }
 
   /// The keys of `right` follow: S ← e^(Σ of right's gates)·S + S of right. Both of the same mechanism, sizes and
   /// options; with a prefix centring right must start where this ends (std::invalid_argument).
   void merge(const Summary& right) { core_.merge(right.core_); }
-  /// As new.
+  /// Without keys; the start stays.
   void reset() { core_.reset(); }
 
   Index tokens() const { return core_.tokens(); }

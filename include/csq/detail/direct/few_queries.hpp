@@ -7,8 +7,9 @@
 // took 165 µs through tiles. The query heads of a group share what is loaded.
 //
 // Prefix means of keys are not subtracted from keys, which would take as long as all the rest: a mean of scores is the
-// score of the mean,  s_ij = t_ij − (1/j) Σ_{i ≤ j} t_i  with t_j = αq·(k_j − r). r, the mean of the first keys, keeps
-// a common offset out of the scores, where float would lose it. One stretch a head: the sums run through.
+// score of the mean,  s_ij = t_ij − (1/j) Σ_{i ≤ j} t_i  with t_j = αq·(k_j − r). r, the first key of the block, keeps
+// an offset that the block has in common out of the scores, where float would lose it. Sums run in double from block to
+// block; where a head is cut into stretches, each starts from the sum of the keys before it, which are then read twice.
 //
 // A task is a stretch of the keys of one key head against all queries of its group; where there are few heads the keys
 // are cut into several stretches, their number a function of the shape, and their sums are merged in order. Cost
@@ -59,7 +60,7 @@ struct FewQueriesScratch {
     FewQueriesScratch result;
     const Index keys = problem.plan.longest.keys, blocks = block_count(keys, size);
     const Index wanted = block_count(wanted_tasks, larger<Index>(problem.key_heads(), 1));
-    result.stretches = centers_scores(problem) ? 1 : std::clamp<Index>(keys / shortest_stretch, 1, wanted);
+    result.stretches = std::clamp<Index>(keys / shortest_stretch, 1, wanted);
     result.stretch_keys = block_count(blocks, result.stretches) * size;
     result.heads = problem.teams > 1 ? 1 : larger<Index>(1, problem.key_heads());
     result.key_stride = simd::padded_columns<T>(problem.key_dim());
@@ -147,7 +148,6 @@ class FewQueriesRun {
       if (real > 0)
         scratch_.packers.query[head].pack(0, real, mine.query + g * n * scratch_.key_stride, mine.sums, nullptr);
     }
-    if (centers_scores_ && real > 0) begin_centering(h, real, mine);
     const Index end =
         smaller((stretch + 1) * scratch_.stretch_keys, problem_.visibility().keys_of(real - 1, key.length));
     // Whole blocks before the window are not visited.
@@ -155,6 +155,7 @@ class FewQueriesRun {
     for (Index first = start; real > 0 && first < end; first += size) {
       const Index count = smaller(size, end - first);
       const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
+      if (centers_scores_) move_reference(h, real, first, first == start, keys.data, mine);
       for (Index i = 0; i < real; ++i)
         for (Index g = 0; g < group_; g += together) serve_some(h, g, i, stretch, {first, count, keys, values}, mine);
     }
@@ -211,27 +212,31 @@ class FewQueriesRun {
 
   // --- centring by scores ---
 
-  // r, which every query may see, and for each query what the keys of the history score in all.
-  void begin_centering(Index h, Index real, const Scratch& mine) const {
-    const RowPacker<T>& key = scratch_.packers.key[h];
-    const Index seen = smaller(size, problem_.visibility().keys_of(0, key.length)), dim = problem_.key_dim();
-    std::fill_n(mine.sums, simd::padded_columns<double>(dim), 0.0);
-    if (seen > 0) simd::kernels<T>().add_rows(rows_of(key.head, 0, seen), mine.sums);
-    std::fill_n(mine.reference, scratch_.key_stride, T(0));
-    for (Index a = 0; a < dim && seen > 0; ++a)
-      mine.reference[a] = static_cast<T>(mine.sums[a] / static_cast<double>(seen));
-    const double count = key.means.history_count;
+  // r becomes the first key of a block, and Σ t before it what it is with that r: at the beginning of a stretch from
+  // the sum of the keys, later by the step that r has made.
+  void move_reference(Index h, Index real, Index first, bool begins, const T* key, const Scratch& mine) const {
+    const HeadCentering& means = scratch_.packers.key[h].means;
+    const Index dim = problem_.key_dim(), n = problem_.queries();
+    const double before = means.history_count + static_cast<double>(first);
     for (Index g = 0; g < group_; ++g)
       for (Index i = 0; i < real; ++i) {
-        double score = 0;
-        if (count > 0) {
-          const double* mean = problem_.key_history->mean.data() + (first_head_ + h) * dim;
-          const T* query = mine.query + (g * problem_.queries() + i) * scratch_.key_stride;
-          for (Index a = 0; a < dim; ++a)
-            score += static_cast<double>(query[a]) * (mean[a] - static_cast<double>(mine.reference[a]));
+        const T* query = mine.query + (g * n + i) * scratch_.key_stride;
+        double change = 0;
+        for (Index a = 0; a < dim && before > 0; ++a) {
+          const double mean = begins ? mean_before(h, first, a) : static_cast<double>(mine.reference[a]);
+          change += static_cast<double>(query[a]) * (mean - static_cast<double>(key[a]));
         }
-        mine.score_sums[g * problem_.queries() + i] = count * score;
+        double& sum = mine.score_sums[g * n + i];
+        sum = (begins ? 0 : sum) + before * change;
       }
+    std::copy_n(key, scratch_.key_stride, mine.reference);
+  }
+  // The mean of what comes before the first block of a stretch.
+  double mean_before(Index h, Index first, Index a) const {
+    const HeadCentering& means = scratch_.packers.key[h].means;
+    if (first == 0)
+      return problem_.key_history->mean[static_cast<std::size_t>((first_head_ + h) * problem_.key_dim() + a)];
+    return means.sums[first / size * means.padded_dim + a] / (means.history_count + static_cast<double>(first));
   }
   void center(Index h, Index g, Index i, Index first, const simd::FewQueriesBlock<T>& block, Index row,
               const Scratch& mine) const {
@@ -295,7 +300,8 @@ class FewQueriesRun {
 
 template <class T>
 void few_queries_attention(const Problem<T>& problem, FewQueriesScratch<T>& scratch, Index first_head, Index heads) {
-  scratch.packers.bind(problem, first_head, heads, !FewQueriesScratch<T>::centers_scores(problem));
+  const bool sums_keys = !FewQueriesScratch<T>::centers_scores(problem) || scratch.stretches > 1;
+  scratch.packers.bind(problem, first_head, heads, sums_keys);
   FewQueriesRun<T>(problem, scratch, first_head, heads).run();
 }
 

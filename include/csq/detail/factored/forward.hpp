@@ -53,7 +53,7 @@ class FactoredRun : FactoredRows<T> {
     for (Index h = 0; h < heads_; ++h) scratch_.whole(h).copy_to(kept.template head<T>(first_head_ + h));
   }
   void leave() const {
-    for (Index h = 0; h < heads_; ++h) scratch_.whole(h).copy_to(continued(h));
+    parallel_for(heads_, problem_.threads, [&](Index h, int) { scratch_.whole(h).copy_to(continued(h)); });
   }
 
  private:
@@ -84,6 +84,14 @@ class FactoredRun : FactoredRows<T> {
   using typename Base::Rows;
 
   T* continued(Index h) const { return problem_.continued + (first_head_ + h) * scratch_.whole(h).numbers(); }
+  // A slice of what a call without a mask reads: what it has absorbed, or what it was given.
+  SummarySlice<T> readable(Index h, SummarySlice<T> slice) const {
+    if (problem_.held == 0) return slice;
+    const SummarySlice<T> given = scratch_.whole(h).at(continued(h));
+    slice.summary = given.summary + slice.first * slice.value_stride;
+    slice.normalizer = given.normalizer + slice.first;
+    return slice;
+  }
   // What the call goes on from, as gates have left it at the first token; or nothing.
   void begin_slice(Index h, Index index) const {
     const SummarySlice<T> slice = scratch_.slice(h, index);
@@ -91,10 +99,11 @@ class FactoredRun : FactoredRows<T> {
       slice.clear();
       return;
     }
+    if (!problem_.causal) return;  // read where it lies
     slice.copy_from(scratch_.whole(h).at(continued(h)));
     if (!problem_.has_gates() || problem_.keys() == 0) return;
-    const double gate = static_cast<double>(problem_.log_gate.head(batch(h), key_head(h))(0, 0));
-    slice.scale(static_cast<T>(decay_of_gates<T>(readable_gate(gate))));
+    const double first = static_cast<double>(problem_.log_gate.head(batch(h), key_head(h))(0, 0));
+    slice.scale(static_cast<T>(decay_of_gates<T>(readable_gate(first))));
   }
 
   void pack_key_chunk(Index h, Index chunk, int thread, T* key, T* values) const {
@@ -289,14 +298,16 @@ class FactoredRun : FactoredRows<T> {
       if (rows.real > 0) {
         packer.pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
         for (Index slice = 0; slice < scratch_.slices; ++slice)
-          scratch_.slice(h, slice).read(coefficients_, mine.query, rows.real, scratch_.panels(thread), mine.numerator,
-                                        mine.normalizer);
+          readable(h, scratch_.slice(h, slice))
+              .read(coefficients_, mine.query, rows.real, scratch_.panels(thread), mine.numerator, mine.normalizer);
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
         const Index read = scratch_.packers.key[h].length + problem_.held;
         if (read == 0) return mark_unread(rows.real, mine.normalizer, again);
-        return mark_cancelled(mine.query, rows.real, mine.normalizer, scratch_.whole(h).square_sum(),
-                              static_cast<double>(read), nullptr, again);
+        // Of keys held, gates may have left less than their number.
+        const SummarySlice<T> whole = readable(h, scratch_.whole(h));
+        return mark_cancelled(mine.query, rows.real, mine.normalizer, whole.square_sum(),
+                              problem_.held > 0 ? whole.count_sum() : static_cast<double>(read), nullptr, again);
       });
     });
   }

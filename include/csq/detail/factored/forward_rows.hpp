@@ -25,18 +25,19 @@ class FactoredRows : protected FactoredHeads<T> {
   // Which rows of a block have lost too much; true where any has.
   using Marks = bool[std::size_t{simd::block_tokens<T>}];
 
-  // Writes a block of rows from their sums. Those that lost(marks) marks are served again; the others stay what they
-  // were: what is wrong with one row, as a NaN in a key that it alone sees, may not show in the bits of its neighbours.
+  // Writes a block of rows from their sums. Those that lost(marks) marks are served again, or NaN where keys that they
+  // see are in a summary alone; the others stay what they were: what is wrong with one row, as a NaN in a key that it
+  // alone sees, may not show in the bits of its neighbours.
   template <class Lost>
   void write_checked(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& sums, int thread,
                      const Lost& lost) const {
     Marks again;
     const bool any = rows.real > 0 && lost(again);
-    if (any && problem_.continued != nullptr)
+    if (any && !has_all_keys())
       for (Index row = 0; row < rows.real; ++row)
         if (again[row]) sums.normalizer[row] = std::numeric_limits<T>::quiet_NaN();
     write(h, g, rows, sums);
-    if (any && problem_.continued == nullptr) serve_again(h, g, rows, again, thread);
+    if (any && has_all_keys()) serve_again(h, g, rows, again, thread);
   }
 
   // Weights out of T's range, where they may be rescaled.
@@ -66,13 +67,22 @@ class FactoredRows : protected FactoredHeads<T> {
     bool any = false;
     for (Index row = 0; row < rows; ++row) {
       again[row] = !bound.allows(static_cast<double>(squares[row]), normalizer[row], least,
-                                 decay == nullptr ? 1 : static_cast<double>(decay[row]));
+                                 decay == nullptr ? 1 : static_cast<double>(decay[row])) &&
+                   (has_all_keys() || normalizer[row] != 0 || !is_zero(query, row));
       any = any || again[row];
     }
     return any;
   }
 
  private:
+  bool has_all_keys() const { return problem_.continued == nullptr || (problem_.causal && problem_.held == 0); }
+  // A query of zeros, as padding is, may weigh nothing; one whose products have underflowed has lost them.
+  bool is_zero(const T* query, Index row) const {
+    for (Index a = 0; a < problem_.key_dim(); ++a)
+      if (query[a * simd::block_tokens<T> + row] != 0) return false;
+    return true;
+  }
+
   void serve_again(Index h, Index g, const Rows& rows, const Marks& again, int thread) const {
     const DirectThreadScratch<T>& mine = scratch_.threads[thread];
     serve_on_demand(problem_, scratch_.packers.query[h * group_ + g], scratch_.packers.key[h], batch(h), key_head(h),

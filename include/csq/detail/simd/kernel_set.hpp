@@ -150,7 +150,7 @@ struct ReadRows {
   static constexpr Index features_together = 256;
   static constexpr Index feature_stride = features_together + 16;  // whole vectors past the last
 
-  const T* query = nullptr;  // [queries][query_stride], and 64 bytes behind
+  const T* query = nullptr;  // [queries][query_stride], and a whole vector behind
   Index query_stride = 0;
   Index queries = 0;
   Index value_stride = 0;

@@ -202,8 +202,7 @@ class StreamRun {
   void read_block(const SummarySlice<T>& slice, const T* query, Index tokens, const StreamScratch<T>& mine) const {
     pack(query, tokens, query_factor(), mine, mine.packed);
     // Also the rows that tiles read past the tokens.
-    const Index rows_of_tiles = block_count(tokens, simd::token_group) * simd::token_group;
-    std::fill_n(mine.numerator, rows_of_tiles * slice.value_stride, T(0));
+    std::fill_n(mine.numerator, simd::padded_tokens<T>(tokens) * slice.value_stride, T(0));
     std::fill_n(mine.sums, simd::block_tokens<T>, T(0));
     slice.read(feature_coefficients(plan_.weight), mine.packed, tokens, mine.panel, mine.numerator, mine.sums);
   }
@@ -221,8 +220,9 @@ class StreamRun {
     const bool may_cancel = feature_coefficients(plan_.weight).c2 != 0;
     const double decay = decay_until(e, h, at.from, at.position);
     const double square = may_cancel ? square_of(mine.rows + at.read * simd::padded_columns<T>(sizes_.key_dim)) : 0;
-    if (may_cancel && decay * bound.of(square) == 0) return;  // it reads nothing
     const double seen = static_cast<double>(rows.normalizer[at.row]);
+    // It reads nothing; or nothing is left of tiny scores, which the tail has as well.
+    if (may_cancel && (decay == 0 || (bound.of(square) == 0 && !is_nan(seen)))) return;
     const double sum = static_cast<double>(mine.sums[at.read]) * decay + seen;
     const bool good = !may_cancel || bound.allows(square, static_cast<T>(sum), least_normalizer<T>(at.from), decay);
     add_row(mine.numerator + at.read * simd::padded_columns<T>(sizes_.value_dim), decay, seen,

@@ -52,19 +52,20 @@ class SummaryCore {
     require(is_finite(scale_), "scale: is ", scale_, " but must be finite");
     require(centering_ != Centering::sequence, "centering: a summary cannot know the mean of the whole sequence");
     require(threads_ >= 0, "threads: is ", threads_, " but must not be negative");
-    require(start_count_ >= 0 && start_count_ <= largest_size, "start: count is ", start_count_,
+    require(start_count_ >= 0 && start_count_ <= largest_size, "start_count: is ", start_count_,
             " but must be between 0 and ", largest_size);
-    require(start_count_ == 0 || centred(), "start: only the centrings prefix and prefix_exclusive continue a mean");
+    require(start_count_ == 0 || centred(),
+            "start_count: only the centrings prefix and prefix_exclusive continue a mean");
     const Index means = centred() ? batch_ * heads_ * key_dim_ : 0;
     require(r.start_mean.empty() ? start_count_ == 0 : static_cast<Index>(r.start_mean.size()) == means,
-            "start: mean has ", r.start_mean.size(), " numbers but must have ", means);
-    for (const double mean : r.start_mean) require(is_finite(mean), "start: a mean is not finite");
-    start_mean_.assign(static_cast<std::size_t>(means), 0);
-    std::copy(r.start_mean.begin(), r.start_mean.end(), start_mean_.begin());
+            "start_mean: has ", r.start_mean.size(), " numbers but must have ", means);
+    for (const double mean : r.start_mean) require(is_finite(mean), "start_mean: a number is not finite");
+    start_mean_.assign(static_cast<std::size_t>(means), 0);  // of no keys, whatever was given
+    if (start_count_ > 0) std::copy(r.start_mean.begin(), r.start_mean.end(), start_mean_.begin());
     end_sum_ = start_mean_;
     for (double& sum : end_sum_) sum *= static_cast<double>(start_count_);
     gate_sum_.assign(static_cast<std::size_t>(gated_ ? batch_ * heads_ : 0), 0);
-    numbers_.assign(static_cast<std::size_t>(batch_ * heads_ * slice(nullptr).numbers()), T(0));
+    numbers_.assign(static_cast<std::size_t>(batch_ * heads_ * numbers_of_head()), T(0));
   }
 
   Index tokens() const { return tokens_; }
@@ -81,31 +82,22 @@ class SummaryCore {
     return numbers_.size() * sizeof(T) + (start_mean_.size() + end_sum_.size() + gate_sum_.size()) * sizeof(double);
   }
 
-  // Keys alone where there is no output.
-  void go_on(const Heads<const T>& q, const Heads<const T>& k, const Heads<const T>& v, const Heads<T>& out,
-             const Heads<T>* normalizer, const Heads<const T>& gate, const History* query_history) {
-    const bool keys_alone = out.data == nullptr && out.tokens() == 0;
-    Problem<T> problem = problem_of(keys_alone ? Heads<const T>(nullptr, {batch_, heads_, 0, key_dim_}) : q, k, v, out,
-                                    normalizer, gate, query_history);
-    const Index n = k.tokens();
-    require(keys_alone || q.tokens() == n, "q: has ", q.tokens(), " tokens but k has ", n);
-    require(gated_ || gate.heads() == 0, "log_gate: the summary is not gated");
-    if (gated_) check_view("log_gate", gate, heads_, n, 1);
-    require(n <= largest_size - end_count(), "tokens: the summary holds ", tokens_, " and cannot hold ", n, " more");
-    problem.causal = true;
-    problem.plan.scan.chunk = tuned_chunk(key_dim_, simd::block_tokens<T>);
-    problem.plan.scan.first_kept = block_count(n, problem.plan.scan.chunk);
-    if (n == 0) return;
-    std::vector<double> sums = end_sum_, gates = gate_sum_;
-    add_keys(problem, sums, gates);
-    const std::vector<double> mean = end_mean();
-    const std::vector<Index> counts(static_cast<std::size_t>(batch_), end_count());
-    const History history{counts, mean};
-    if (centred() && end_count() > 0) problem.key_history = &history;
-    execute(problem);
-    end_sum_ = std::move(sums);
-    gate_sum_ = std::move(gates);
-    tokens_ += n;
+  void absorb(const Heads<const T>& k, const Heads<const T>& v, const Heads<const T>& gate) {
+    check_view("k", k, heads_, k.tokens(), key_dim_);
+    go_on(problem_of(Heads<const T>(nullptr, {batch_, heads_, 0, key_dim_}), k, v,
+                     Heads<T>(nullptr, {batch_, heads_, 0, value_dim_}), nullptr, gate, nullptr),
+          gate);
+  }
+  void attend(const Heads<const T>& q, const Heads<const T>& k, const Heads<const T>& v, const Heads<T>& out,
+              const Heads<const T>& gate, const History* query_history) {
+    check_view("k", k, heads_, k.tokens(), key_dim_);
+    check_view("q", q, q.heads(), k.tokens(), key_dim_);
+    Problem<T> problem = problem_of(q, k, v, out, nullptr, gate, query_history);
+    if (query_history != nullptr)
+      for (const Index count : query_history->count)
+        require(count == end_count(), "query_history: count is ", count, " but the summary ends after ", end_count(),
+                " tokens, and queries and keys go together");
+    go_on(std::move(problem), gate);
   }
   // Queries that see all keys.
   void read(const Heads<const T>& q, const Heads<T>& out, const Heads<T>* normalizer,
@@ -124,10 +116,10 @@ class SummaryCore {
     if (centred()) check_start(right);
     for (Index h = 0; h < batch_ * heads_; ++h) {
       const double kept = gated_ ? decay_of_gates<T>(right.gate_sum_[static_cast<std::size_t>(h)]) : 1;
-      const Index numbers = slice(nullptr).numbers();
+      const Index numbers = numbers_of_head();
       T* to = numbers_.data() + h * numbers;
       const T* from = right.numbers_.data() + h * numbers;
-      for (Index i = 0; i < numbers; ++i) to[i] = (kept == 0 ? T(0) : to[i] * static_cast<T>(kept)) + from[i];
+      for (Index i = 0; i < numbers; ++i) to[i] = to[i] * static_cast<T>(kept) + from[i];
     }
     for (std::size_t h = 0; h < gate_sum_.size(); ++h) gate_sum_[h] += right.gate_sum_[h];
     end_sum_ = right.end_sum_;
@@ -167,14 +159,37 @@ class SummaryCore {
   }
 
  private:
-  bool centred() const { return centering_ != Centering::none; }
-  SummarySlice<T> slice(T* numbers) const {
-    SummarySlice<T> whole;
-    whole.map = feature_map(weight_, key_dim_);
-    whole.value_stride = simd::padded_columns<T>(value_dim_);
-    whole.last = whole.map.size();
-    return whole.at(numbers);
+  // Brings the summaries to the end of the problem's keys.
+  void go_on(Problem<T> problem, const Heads<const T>& gate) {
+    const Index n = problem.keys();
+    require(gated_ || gate.heads() == 0, "log_gate: the summary is not gated");
+    if (gated_) check_view("log_gate", gate, heads_, n, 1);
+    require(n <= largest_size - end_count(), "tokens: the summary holds ", tokens_, " and cannot hold ", n, " more");
+    problem.causal = true;
+    problem.plan.scan.chunk = tuned_chunk(key_dim_, simd::block_tokens<T>);
+    problem.plan.scan.first_kept = block_count(n, problem.plan.scan.chunk);
+    if (n == 0) return;
+    std::vector<double> sums = end_sum_, gates = gate_sum_;
+    add_keys(problem, sums, gates);
+    const std::vector<double> mean = end_mean();
+    const std::vector<Index> counts(static_cast<std::size_t>(batch_), end_count());
+    const History history{counts, mean};
+    if (centred() && end_count() > 0) problem.key_history = &history;
+    execute(problem);
+    end_sum_ = std::move(sums);
+    gate_sum_ = std::move(gates);
+    tokens_ += n;
   }
+
+  bool centred() const { return centering_ != Centering::none; }
+  SummarySlice<T> whole() const {
+    SummarySlice<T> slice;
+    slice.map = feature_map(weight_, key_dim_);
+    slice.value_stride = simd::padded_columns<T>(value_dim_);
+    slice.last = slice.map.size();
+    return slice;
+  }
+  Index numbers_of_head() const { return whole().numbers(); }
   template <class Self, class Visit>
   static void visit_numbers(Self& self, const Visit& visit) {
     visit(self.numbers_);
@@ -191,20 +206,32 @@ class SummaryCore {
           static_cast<Index>(centering_), static_cast<Index>(weight_.kind), static_cast<Index>(weight_.exponent)})
       writer.add(number);
     const Quadratic& c = weight_.quadratic;
-    for (const double number : {scale_, c.c0, c.c1, c.c2}) writer.add(number);
+    for (const double number : {scale_, c.c0, c.c1, c.c2}) writer.add(number + 0.0);  // -0 is 0
     return {writer.bytes().begin(), writer.bytes().end()};
   }
-  // Prefix means run on, up to the rounding of whoever summed them.
+  // Prefix means run on, up to the rounding of whoever summed them: 1e-9 of what a head's keys are in size. A NaN in
+  // them is in the rows as well.
   void check_start(const SummaryCore& right) const {
     require(right.start_count_ == end_count(), "merge: the right summary starts after ", right.start_count_,
             " keys but the left ends after ", end_count());
     const std::vector<double> mean = end_mean();
-    double largest = 0;
-    for (const double value : mean) largest = larger(largest, std::abs(value));
-    for (std::size_t i = 0; i < mean.size(); ++i)
-      require(!(std::abs(mean[i] - right.start_mean_[i]) > 1e-9 * largest),
-              "merge: the keys before the right summary have the mean ", right.start_mean_[i],
-              " but those of the left end with ", mean[i]);
+    for (Index h = 0; h < batch_ * heads_; ++h) {
+      double size = key_size(h);
+      for (Index a = 0; a < key_dim_; ++a)
+        size = larger(size, std::abs(mean[static_cast<std::size_t>(h * key_dim_ + a)]));
+      for (Index a = 0; a < key_dim_; ++a) {
+        const auto i = static_cast<std::size_t>(h * key_dim_ + a);
+        require(!(std::abs(mean[i] - right.start_mean_[i]) > 1e-9 * size),
+                "merge: the keys before the right summary have the mean ", right.start_mean_[i],
+                " but those of the left end with ", mean[i]);
+      }
+    }
+  }
+  // The root mean square of a head's centred keys, of what gates have left of them.
+  double key_size(Index h) const {
+    const SummarySlice<T> slice = whole().at(const_cast<T*>(numbers_.data()) + h * numbers_of_head());
+    const double keys = slice.count_sum();
+    return keys > 0 ? std::sqrt(slice.square_sum() / keys) : 0;
   }
 
   void check_view(const char* name, const auto& view, Index heads, Index tokens, Index dim) const {
@@ -220,9 +247,7 @@ class SummaryCore {
     problem.query = normalized(q);
     problem.key = normalized(k);
     problem.value = normalized(v);
-    problem.output = out.data == nullptr && out.tokens() == 0
-                         ? Heads<T>(nullptr, {batch_, q.heads(), q.tokens(), value_dim_})
-                         : normalized(out);
+    problem.output = normalized(out);
     problem.scale = scale_;
     problem.centering = centering_;
     problem.log_gate = normalized(gate);
@@ -240,8 +265,10 @@ class SummaryCore {
                                 footprint("v", problem.value), footprint("log_gate", problem.log_gate)};
     check_apart(outputs, inputs);
     check_history("query_history", query_history, centering_, batch_, problem.query.heads(), key_dim_);
-    require(query_history != nullptr || !centred() || end_count() == 0 || problem.queries() == 0,
-            "query_history: the mean of the earlier queries is missing, which this centring goes on from");
+    require(
+        query_history != nullptr || !centred() || end_count() == 0 || problem.queries() == 0,
+        "query_history: prefix centring goes on from the mean of the earlier queries, which a summary does not keep: "
+        "give it, or take the centring none, or a Stream, which keeps it");
     problem.query_history = query_history;
     problem.continued = const_cast<T*>(numbers_.data());  // written where the call is causal alone
     problem.held = tokens_;
