@@ -503,12 +503,12 @@ TEST_CASE("summaries that cannot be") {
   refused("scale", csq::Csq{}, shape, {.scale = not_a_number});
   refused("scale", csq::Linear{}, shape, {.scale = 1});
   refused("threads", csq::Csq{}, shape, {.threads = -1});
-  refused("start", csq::Csq{}, shape, {.start_count = -1, .start_mean = mean});
-  refused("start", csq::Csq{}, shape, {.start_count = 1, .start_mean = bad});
-  refused("start", csq::Csq{}, shape, {.start_count = 1, .start_mean = shorter});
-  refused("start", csq::Csq{}, shape, {.start_count = 1});
-  refused("start", csq::Csq{}, shape, {.centering = Centering::none, .start_count = 1});
-  refused("start", csq::Csq{}, shape, {.centering = Centering::none, .start_mean = mean});
+  refused("start_count", csq::Csq{}, shape, {.start_count = -1, .start_mean = mean});
+  refused("start_mean", csq::Csq{}, shape, {.start_count = 1, .start_mean = bad});
+  refused("start_mean", csq::Csq{}, shape, {.start_count = 1, .start_mean = shorter});
+  refused("start_mean", csq::Csq{}, shape, {.start_count = 1});
+  refused("start_count", csq::Csq{}, shape, {.centering = Centering::none, .start_count = 1});
+  refused("start_mean", csq::Csq{}, shape, {.centering = Centering::none, .start_mean = mean});
   refused("batch", csq::Csq{}, {-1, 2, 6, 5}, {});
   refused("heads", csq::Csq{}, {2, 0, 6, 5}, {});
   refused("key_dim", csq::Csq{}, {2, 2, 0, 5}, {});
@@ -719,4 +719,30 @@ TEST_CASE("NaN in a key reaches those who see it") {
       CHECK(same);
     }
   }
+}
+
+TEST_CASE("attend refuses a history of another place, and to write nowhere") {
+  const std::vector<float> x(2 * 5 * 3, 1.0f);
+  std::vector<float> out(2 * 5 * 3);
+  const Heads<const float> rows(x.data(), {1, 2, 5, 3});
+  csq::Summary<float> summary(csq::Csq{}, {1, 2, 3, 3});
+  summary.attend(rows, rows, rows, Heads<float>(out.data(), {1, 2, 5, 3}));
+  const std::vector<std::byte> before = summary.save();
+  const std::vector<double> mean(2 * 3);
+  for (const Index count : {0, 4, 6}) {
+    const std::vector<Index> counts{count};
+    const csq::History history{counts, mean};
+    CHECK(names(rejection([&] {
+                  summary.attend(rows, rows, rows, Heads<float>(out.data(), {1, 2, 5, 3}), {}, &history);
+                }),
+                "query_history"));
+  }
+  CHECK(names(rejection([&] {
+                summary.attend(rows, rows, rows, Heads<float>(out.data(), {1, 2, 5, 3}));
+              }),
+              "query_history"));
+  const std::vector<Index> counts{5};
+  const csq::History history{counts, mean};
+  CHECK(names(rejection([&] { summary.attend(rows, rows, rows, Heads<float>{}, {}, &history); }), "out"));
+  CHECK(summary.save() == before);
 }
