@@ -8,12 +8,14 @@
 // the model's own forward pass gives, or exit 1.
 //
 //   model     examples/paper/language.cpp: 4 layers, 8 heads of 16, gated CSQ, learned from the King James Bible
-//   weights   examples/data/gated_csq.weights, 8 bits a number: 1.377 bits a byte of text held out. Others are trained
-//   in
-//             3 minutes on one core (12 with --steps 6000, as these), on any text; this one is Debian's bible-kjv:
+//   weights   examples/data/gated_csq.weights, 8 bits a number: 1.377 bits a byte of text held out
 //
-//     cmake -S . -B build/paper -DCSQ_NATIVE=ON -DCSQ_BUILD_PAPER=ON && cmake --build build/paper --target
-//     paper_language bible -f -l9999 Ge1:1-Rev22:21 | sed 's/^[^ ]* //' >build/king_james_bible.txt
+// Others are trained in 3 minutes on one core (12 with --steps 6000, as these), on any text; this one is Debian's
+// bible-kjv:
+//
+//     cmake -S . -B build/paper -DCSQ_NATIVE=ON -DCSQ_BUILD_PAPER=ON
+//     cmake --build build/paper --target paper_language
+//     bible -f -l9999 Ge1:1-Rev22:21 | sed 's/^[^ ]* //' >build/king_james_bible.txt
 //     build/paper/examples/paper/language --text build/king_james_bible.txt --save my.weights
 //
 // It was trained on windows of 512 bytes. Beyond those the state goes on, at the same size, but rotary angles and means
