@@ -138,7 +138,7 @@ TEST_CASE("--decode builds and runs decode, and has files and a plot of its own"
   const Finished finished = run(checkout.folder(), words, checkout.environment());
   INFO(finished.error);
   CHECK(finished.exit_code == 0);
-  CHECK(holds(contents(checkout.file("built")), "--target decode"));
+  CHECK(holds(contents(checkout.file("built")), "--target bench_decode"));
   CHECK(holds(finished.output, "csq decode: what does one token cost"));
   CHECK(contents(checkout.file("build/decode/decode.png")) == checkout.file("build/decode/decode.csv") + "\n");
   check_last_line(finished.output, checkout.file("build/decode/decode.csv"));
