@@ -26,7 +26,7 @@ CSQ_INLINE Index ahead_of(bool from_memory, const T* from, Index from_stride, co
   if (!from_memory || from_stride != to_stride) return rows_ahead * from_stride;
   const auto bytes =
       static_cast<std::intptr_t>(reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from));
-  return static_cast<Index>(bytes / static_cast<std::intptr_t>(sizeof(T)));
+  return bytes / static_cast<std::intptr_t>(sizeof(T));
 }
 
 // totals[lane] = the sum of all lanes of sums[lane]: a tree of interleaved sums.
