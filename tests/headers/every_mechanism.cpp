@@ -35,6 +35,14 @@ void attend(const Mechanism& mechanism) {
   fork.truncate(fork.tokens() - 1);
   fork.load(stream.save());
 
+  csq::Summary<T> document(mechanism, {1, 1, 3, 3});
+  document.absorb(keys, values);
+  document.read(queries, csq::heads_of(out));
+  document.read(queries, csq::heads_of(out), csq::heads_of(normalizer));
+  document.attend(queries, keys, values, csq::heads_of(out));
+  document.merge(document);
+  document.load(document.save());
+
   const csq::Shape shape{.queries = 4, .keys = 4, .key_dim = 3, .value_dim = 3};
   csq::workspace_bytes<T>(mechanism, shape);
   csq::backward_workspace_bytes<T>(mechanism, shape);
