@@ -410,7 +410,7 @@ TEST_CASE("strong gates over 10,000 tokens: the scan is direct attention") {
 // decays of its chunks, none of which need be too faint.
 TEST_CASE("what gates leave too little of is forgotten, and no more") {
   for_float_and_double([]<class T>() {
-    const double limit = sizeof(T) == sizeof(double) ? 960 : 100;
+    const double limit = sizeof(T) == sizeof(double) ? 1022 : 126;
     for (const Index tokens : {2, 9, 40, 700})
       for (const double units : {0.98 * limit, 1.02 * limit})
         for (const csq::Method method : {csq::Method::direct, csq::Method::factored})

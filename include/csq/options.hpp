@@ -117,8 +117,8 @@ struct Options {
   View bias{};
 
   /// ℓ [batch, gate heads, m, 1], each at most 0: key j weighs exp(Σ_{j < t ≤ p} ℓ_t) as much as it would. −∞ forgets
-  /// all that came before its token; for weights that are polynomials so may what leaves less than 2⁻¹⁰⁰ (8e-31; in
-  /// double 2⁻⁹⁶⁰). Causal only. As many gate heads as key heads, or as query heads (then direct). What is positive or
+  /// all that came before its token; for weights that are polynomials so may what leaves less than 2⁻¹²⁶ (1e-38; in
+  /// double 2⁻¹⁰²²). Causal only. As many gate heads as key heads, or as query heads (then direct). What is positive or
   /// NaN makes the rows that it decays NaN.
   View log_gate{};
 

@@ -167,10 +167,9 @@ inline constexpr Index panel_features = 144;  // rows of the panel scratch
 inline constexpr Index slice_features =
     24;  // a slice of the summary starts at a multiple of this: every tile height divides it
 
-// Decays of gates below this count as 0: so much above the smallest normal number that a decay times a weight is hardly
-// ever subnormal.
+// Decays of gates below this, subnormal ones, count as 0.
 template <class T>
-inline constexpr T smallest_decay = sizeof(T) == 4 ? static_cast<T>(0x1p-100) : static_cast<T>(0x1p-960);
+inline constexpr T smallest_decay = (std::numeric_limits<T>::min)();
 
 // The lowest score that can be: where a row's running maximum starts.
 template <class T>

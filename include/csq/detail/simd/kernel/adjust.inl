@@ -8,6 +8,33 @@
 // Differences of sums, never ratios of products: no gate overflows. A sum is high + low, so that the difference of two
 // close ones is exact although the sums themselves may be large.
 
+// While it lives, results that would be subnormal are 0. Gates make numbers of every size, and a Xeon takes a hundred
+// cycles for each product that underflows or reads a subnormal number: CSQ was half as fast there, softmax's gradient a
+// quarter slower. (A limit of 2^-100 for decays instead lost rows whose weights are as small.) Subnormal inputs stay what
+// they are. Elsewhere than on x86 nothing is done.
+class FlushesSubnormal {
+ public:
+  CSQ_INLINE explicit FlushesSubnormal(bool wanted) : wanted_(wanted) {
+#if defined(__x86_64__)
+    if (!wanted_) return;
+    before_ = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(before_ | 0x8000u);
+#endif
+  }
+  FlushesSubnormal(const FlushesSubnormal&) = delete;
+  FlushesSubnormal& operator=(const FlushesSubnormal&) = delete;
+  CSQ_INLINE ~FlushesSubnormal() {
+#if defined(__x86_64__)
+    // What it has raised since stays raised.
+    if (wanted_) __builtin_ia32_ldmxcsr(before_ | (__builtin_ia32_stmxcsr() & 0x3fu));
+#endif
+  }
+
+ private:
+  bool wanted_;
+  unsigned before_ = 0;
+};
+
 // c·tanh(s/c), and its slope. tanh is (1 − e^−2x)/(1 + e^−2x); where that would cancel, the series at x/8 and three
 // doublings, tanh 2y = 2t/(1 + t²): right to a few roundings of itself, so that a large cap is none.
 template <class T>
@@ -50,8 +77,8 @@ CSQ_INLINE void add_bias(const T* bias, Vector<T>& score) {
   score = hides ? hidden : added;
 }
 
-// Some processors take a hundred cycles for every operation whose result, or a factor of it, is subnormal: gates made
-// CSQ half as fast on a Xeon. NaN stays.
+// Products with what lies near the end of T's range would be subnormal, and some processors take a hundred cycles for
+// each. NaN stays.
 template <class T>
 CSQ_INLINE void forget_faint(Vector<T>& decay) {
   decay = decay < smallest_decay<T> ? Vector<T>{} : decay;
@@ -80,8 +107,7 @@ CSQ_INLINE void decay_of(Vector<T>& difference) {
 template <class T>
 class GateParts {
  public:
-  // To R; as powers, over smallest_decay: times a to_key that is not 0 either it cannot underflow.
-  Vector<T> from_queries;
+  Vector<T> from_queries;  // to R
   Index split = 0;         // keys [first, split) have a to_key
 
   CSQ_INLINE explicit GateParts(bool powers) : powers_(powers) {}
@@ -99,11 +125,7 @@ class GateParts {
     if (behind <= first) return;
     const Index last = behind - 1;
     from_queries = (high_ - key_high_[last]) + (low_ - key_low_[last]);
-    if (powers_) {
-      exact_power<T>(from_queries);
-      forget_faint<T>(from_queries);
-      from_queries *= 1 / smallest_decay<T>;
-    }
+    if (powers_) exact_power<T>(from_queries);
     if (last == last_ && first >= first_) return;
     last_ = last;
     first_ = first;
@@ -112,10 +134,7 @@ class GateParts {
       load<T>(key_high_ + key, high);
       load<T>(key_low_ + key, low);
       high = (key_high_[last] - high) + (key_low_[last] - low);
-      if (powers_) {
-        exact_power<T>(high);
-        forget_faint<T>(high);
-      }
+      if (powers_) exact_power<T>(high);
       store<T>(to_key_ + key, high);
     }
   }
@@ -213,7 +232,7 @@ __attribute__((noinline)) void decay_weights(const Adjustment<T>& adjust, const 
   const Index begin = seen.first, end = seen.last, from = seen.from < split ? seen.from : split;
   for (Index key = from; key < split; ++key) {
     decay = from_queries * gate.to_key(key);
-    decay = decay < T(1) ? Vector<T>{} : decay * smallest_decay<T>;
+    forget_faint<T>(decay);
     scale_pairs<T>(decay, weights + key * stride + lane, weight_total);
     if (slopes != nullptr) scale_pairs<T>(decay, slopes + key * stride + lane, slope_total);
   }
@@ -312,6 +331,7 @@ void decays(Index count, T at_high, T at_low, const T* high, const T* low, T* to
 // to[r] = from[r]·factor[r]: rows of whole vectors.
 template <class T>
 void scale_rows(Index rows, Index stride, const T* factor, const T* from, T* to) {
+  const FlushesSubnormal flushes(true);
   for (Index row = 0; row < rows; ++row)
     for (Index column = 0; column < stride; column += lanes<T>) {
       Vector<T> value;
@@ -323,6 +343,7 @@ void scale_rows(Index rows, Index stride, const T* factor, const T* from, T* to)
 // to[r][t] ·= factor[t]: packed rows, up to whole vectors of tokens.
 template <class T>
 void scale_tokens(Index rows, Index tokens, const T* factor, T* packed) {
+  const FlushesSubnormal flushes(true);
   for (Index token = 0; token < tokens; token += lanes<T>) {
     Vector<T> scale;
     load<T>(factor + token, scale);

@@ -161,6 +161,7 @@ CSQ_INLINE void scale_row(T factor, Index length, T* row) {
 
 template <class T>
 void direct(const DirectBlock<T>& block) {
+  const FlushesSubnormal flushes(block.adjust.has_gates());
   constexpr Index stride = block_tokens<T>;
   const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
   const VisiblePairs pairs{block.queries, block.keys, block.band_start, block.diagonal};

@@ -158,22 +158,6 @@ CSQ_INLINE void backward_weights_of_lanes(const DirectBackwardBlock<T>& block, I
   visit_weight<T>(block.weight.kind, BackwardWeightsOfLanes<T>{block, lane, keys});
 }
 
-// Gates leave weights of every size, and times gradients some would be subnormal: those below smallest_decay count as 0
-// (see forget_faint).
-template <class T>
-CSQ_INLINE void forget_faint_scores(const KeysOfColumn<T>& keys, const T* origin, T* column) {
-  constexpr T faintest = sizeof(T) == 4 ? -100 : -960;  // log2 of smallest_decay
-  Vector<T> from, nothing;
-  load<T>(origin, from);
-  broadcast<T>(-static_cast<T>(__builtin_inf()), nothing);
-  for (Index key = keys.first; key < keys.last; ++key) {
-    Vector<T> score;
-    load<T>(column + key * block_tokens<T>, score);
-    score = score - from < faintest ? nothing : score;
-    store<T>(column + key * block_tokens<T>, score);
-  }
-}
-
 // Weights and slopes of one column of lanes whose scores or weights are adjusted.
 template <class T>
 __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBackwardBlock<T>& block,
@@ -182,7 +166,6 @@ __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBa
   constexpr Index stride = block_tokens<T>;
   if (block.weight.kind == WeightKind::exponential) {
     adjust_scores<T>(block.adjust, pairs, lane, keys, gates, block.weights, block.cap_slopes);
-    if (block.adjust.has_gates()) forget_faint_scores<T>(keys, block.log_normalizer + lane, block.weights + lane);
     backward_weights_of_lanes<T>(block, lane, keys);
     if (block.adjust.soft_cap == 0) return;
     for (Index key = keys.first; key < keys.last; ++key) {
@@ -206,6 +189,7 @@ __attribute__((noinline)) void adjusted_backward_weights_of_lanes(const DirectBa
 
 template <class T>
 void direct_backward(const DirectBackwardBlock<T>& block) {
+  const FlushesSubnormal flushes(block.adjust.has_gates());
   constexpr Index stride = block_tokens<T>;
   const Index vectors = (block.queries + lanes<T> - 1) / lanes<T>;
   const Index key_stride = padded_columns<T>(block.key_dim);

@@ -236,6 +236,7 @@ void center_scores(const CenterScores<T>& block) {
 // The scores in block.weights → numerators and statistics of all queries.
 template <class T>
 void few_values(const FewQueriesBlock<T>& block) {
+  const FlushesSubnormal flushes(block.adjust != nullptr && block.adjust->has_gates());
   constexpr int together = FewQueriesBlock<T>::queries_together;
   for (Index r = 0; r < block.queries;) {
     const bool several = block.queries - r >= together;
