@@ -30,19 +30,19 @@ CSQ_INLINE Index ahead_of(bool from_memory, const T* from, Index from_stride, co
 }
 
 // totals[lane] = the sum of all lanes of sums[lane]: a tree of interleaved sums.
-template <class T>
+template <class T, int Half = static_cast<int>(lanes<T>) / 2>
 CSQ_INLINE void sum_each(Vector<T>* sums, Vector<T>& totals) {
   using All = std::make_integer_sequence<Index, lanes<T>>;
   CSQ_UNROLL
-  for (int half = static_cast<int>(lanes<T>) / 2; half > 0; half /= 2) {
-    CSQ_UNROLL
-    for (int lane = 0; lane < half; ++lane) {
-      Vector<T> low, high;
-      interleave<T>(sums[lane], sums[lane + half], low, high, All{});
-      sums[lane] = low + high;
-    }
+  for (int lane = 0; lane < Half; ++lane) {
+    Vector<T> low, high;
+    interleave<T>(sums[lane], sums[lane + Half], low, high, All{});
+    sums[lane] = low + high;
   }
-  totals = sums[0];
+  if constexpr (Half > 1)
+    sum_each<T, Half / 2>(sums, totals);
+  else
+    totals = sums[0];
 }
 
 // Raises the running maximum where it must rise, and scales what was summed relative to the old one.
