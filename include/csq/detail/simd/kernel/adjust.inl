@@ -31,8 +31,8 @@ class FlushesSubnormal {
   }
 
  private:
-  bool wanted_;
-  unsigned before_ = 0;
+  [[maybe_unused]] bool wanted_;
+  [[maybe_unused]] unsigned before_ = 0;
 };
 
 // c·tanh(s/c), and its slope. tanh is (1 − e^−2x)/(1 + e^−2x); where that would cancel, the series at x/8 and three
