@@ -1,5 +1,5 @@
 # Included by CMakeLists.txt under a sanitizer. The kernels are most of what every test program compiles, and instrumented
-# they take minutes: so the tests that a sanitizer runs are one unit, which compiles them once.
+# they take minutes: so the tests that a sanitizer runs are two units instead of one each.
 
 if(CSQ_SANITIZE STREQUAL "thread")
   # Not the tests that replace operator new (allocations.hpp): ThreadSanitizer of clang 14 links its own whatever happens.
@@ -11,21 +11,28 @@ else()
   )
 endif()
 
-# Every test file is included in a namespace of its own, after the headers of all: these are then not included again.
-set(includes "")
-set(files "")
+# Every test file is included in a namespace of its own, after the headers of all: these are then not included again. In
+# two units, which two processors compile at a time; what replaces malloc is in one of them.
+set(unit 0)
 foreach(name IN LISTS names)
   set(source ${CMAKE_CURRENT_SOURCE_DIR}/test_${name}.cpp)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
   file(STRINGS ${source} lines REGEX "^#include ")
-  list(APPEND includes ${lines})
-  string(APPEND files "namespace test_${name} {\n#include \"test_${name}.cpp\"\n}\n")
+  set(its_unit ${unit})
+  if("#include \"allocations.hpp\"" IN_LIST lines)
+    set(its_unit 0)
+  endif()
+  list(APPEND includes_${its_unit} ${lines})
+  string(APPEND files_${its_unit} "namespace test_${name} {\n#include \"test_${name}.cpp\"\n}\n")
+  math(EXPR unit "1 - ${unit}")
 endforeach()
-list(REMOVE_DUPLICATES includes)
-list(JOIN includes "\n" includes)
-file(CONFIGURE OUTPUT sanitized.cpp CONTENT "${includes}\n${files}" @ONLY)
+foreach(unit 0 1)
+  list(REMOVE_DUPLICATES includes_${unit})
+  list(JOIN includes_${unit} "\n" includes)
+  file(CONFIGURE OUTPUT sanitized_${unit}.cpp CONTENT "${includes}\n${files_${unit}}" @ONLY)
+endforeach()
 
-csq_test_program(sanitized ${CMAKE_CURRENT_BINARY_DIR}/sanitized.cpp)
+csq_test_program(sanitized ${CMAKE_CURRENT_BINARY_DIR}/sanitized_0.cpp ${CMAKE_CURRENT_BINARY_DIR}/sanitized_1.cpp)
 target_link_options(sanitized PRIVATE ${wrapped_malloc})
 target_compile_options(sanitized PRIVATE -fno-builtin-malloc -fno-builtin-free)
 if(CSQ_SANITIZE STREQUAL "thread")
