@@ -18,6 +18,7 @@
 #include "support/decode_report.hpp"
 #include "support/decode_settings.hpp"
 #include "support/result_file.hpp"
+#include "support/run_to_the_end.hpp"
 
 namespace {
 
@@ -102,24 +103,7 @@ class Run {
   bench::DecodeResults results_;
 };
 
-int report(std::string what, int code) {
-  std::replace(what.begin(), what.end(), '\n', ' ');
-  std::fprintf(stderr, "decode: %s\n", what.c_str());
-  return code;
-}
-
-// Interrupted, a run ends as one that measured fewer rows.
-int measure_and_print(Run& run) {
-  int status = 0;
-  try {
-    run.measure();
-  } catch (const bench::Interrupted& interrupted) {
-    status = 128 + interrupted.signal;
-    if (!run.has_rows()) return report("interrupted before a row was finished; nothing is written", status);
-  }
-  run.finish();
-  return status;
-}
+constexpr const char* program = "decode";
 
 }  // namespace
 
@@ -131,14 +115,15 @@ int main(int count, char** words) {
   try {
     const bench::DecodeSettings settings = bench::parse_decode(app, count, words);
     bench::stop_when_asked();
-    return measure_and_print(run.emplace(settings));
+    return bench::measure_and_print(run.emplace(settings), program);
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const bench::Disagreement& error) {
-    return report(error.what() + left_behind(), 1);
+    return bench::report_failure(program, error.what() + left_behind(), 1);
   } catch (const std::bad_alloc&) {
-    return report("not enough memory; --memory, --max-context and --heads make it smaller" + left_behind(), 2);
+    return bench::report_failure(
+        program, "not enough memory; --memory, --max-context and --heads make it smaller" + left_behind(), 2);
   } catch (const std::exception& error) {
-    return report(error.what() + left_behind(), 2);
+    return bench::report_failure(program, error.what() + left_behind(), 2);
   }
 }

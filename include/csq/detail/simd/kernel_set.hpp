@@ -143,26 +143,6 @@ struct ReadBlock {
   T* normalizer_rows = nullptr;
 };
 
-// numerator[r] = Σ_f φ_f(q_r) summary[f] and sums[r] = Σ_f φ_f(q_r) normalizer[f] for a few queries in rows.
-template <class T>
-struct ReadRows {
-  static constexpr int rows_together = 4;
-  static constexpr Index features_together = 256;
-  static constexpr Index feature_stride = features_together + 16;  // whole vectors past the last
-
-  const T* query = nullptr;  // [queries][query_stride], and a whole vector behind
-  Index query_stride = 0;
-  Index queries = 0;
-  Index value_stride = 0;
-  FeatureMap map;
-  FeatureCoefficients<T> coefficients;
-  const T* summary = nullptr;
-  const T* normalizer = nullptr;
-  T* features = nullptr;  // scratch [rows_together][feature_stride]
-  T* numerator = nullptr;
-  T* sums = nullptr;
-};
-
 inline constexpr Index panel_features = 144;  // rows of the panel scratch
 inline constexpr Index slice_features =
     24;  // a slice of the summary starts at a multiple of this: every tile height divides it
@@ -327,12 +307,6 @@ struct KernelSet {
   void (*scale_rows)(Index rows, Index stride, const T* factor, const T* from, T* to);
   // to[i] = 2^−|high[i] + low[i] − at|, 0 below smallest_decay: all three up to whole vectors.
   void (*decays)(Index count, T at_high, T at_low, const T* high, const T* low, T* to);
-};
-
-// What only streams and summaries that are kept run: a program without them does not compile it.
-template <class T>
-struct SummaryKernelSet {
-  void (*read_rows)(const ReadRows<T>& block);
 };
 
 }  // namespace CSQ_CODE::detail::simd

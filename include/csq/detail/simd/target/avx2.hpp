@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "csq/detail/simd/backward_kernel_set.hpp"
+#include "csq/detail/simd/summary_kernel_set.hpp"
 
 #if defined(__x86_64__)
 

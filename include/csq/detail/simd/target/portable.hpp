@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "csq/detail/simd/backward_kernel_set.hpp"
+#include "csq/detail/simd/summary_kernel_set.hpp"
 
 // In a unit built with more than SSE2 these kernels still use no more, whichever unit the linker takes them from.
 #if defined(__x86_64__) && defined(__clang__)
