@@ -59,19 +59,25 @@ TEST_CASE("32 heads on 8, d = 64: the state of 20,000 tokens is that of none, to
   const csq::Heads<const float> queries(numbers.data(), {1, heads, piece, dim}),
       keys(numbers.data(), {1, kv_heads, piece, dim});
   const csq::Heads<float> out(rows.data(), {1, heads, piece, dim});
-  long before = 0;
-  while (stream.tokens() < 20000) {
-    stream.prefill(queries, keys, keys, out);
-    CHECK(stream.bytes() == bytes);
-    if (stream.tokens() == 1000) before = resident_kibibytes();
-  }
-  for (int step = 0; step < 100; ++step)  // and one by one
+  const auto step = [&] {
     stream.step(csq::Heads<const float>(numbers.data(), {1, heads, 1, dim}),
                 csq::Heads<const float>(numbers.data(), {1, kv_heads, 1, dim}),
                 csq::Heads<const float>(numbers.data(), {1, kv_heads, 1, dim}),
                 csq::Heads<float>(rows.data(), {1, heads, 1, dim}));
+  };
+  long before = 0;
+  while (stream.tokens() < 20000) {
+    stream.prefill(queries, keys, keys, out);
+    CHECK(stream.bytes() == bytes);
+    if (stream.tokens() != 1000) continue;
+    // What both kinds of call touch for the first time, code and the stacks of threads among it, counts before.
+    for (int i = 0; i < 100; ++i) step();
+    before = resident_kibibytes();
+  }
+  for (int i = 0; i < 100; ++i) step();  // and one by one
   CHECK(stream.bytes() == bytes);
-  CHECK(resident_kibibytes() - before < 1024);
+  // A thread's stack may still be touched further down; the keys and values would be 75 MB.
+  CHECK(resident_kibibytes() - before < 4 * 1024);
   CHECK(stream.save().size() <= bytes);
 }
 

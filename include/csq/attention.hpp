@@ -20,24 +20,31 @@ namespace CSQ_CODE {
 /// o_i = Σ_j w(s_ij) v_j / Σ_j w(s_ij) for many heads, in your own memory with any strides.
 ///
 /// q [batch, heads, n, d], k [batch, kv_heads, m, d], v [batch, kv_heads, m, dᵥ]; `out` [batch, heads, n, dᵥ] is
-/// overwritten. Arrays are all of float or all of double. Throws std::invalid_argument, before anything is written,
-/// for sizes that do not fit, outputs that overlap anything, and options that mean nothing together. Direct costs
-/// 2·n·m·(d+dᵥ) flops a head, factored about (n+m)·d²·(dᵥ+1); memory: workspace_bytes.
+/// overwritten. Arrays are all of float, of double, or of Eigen::bfloat16 or Eigen::half: 16 bits are converted where
+/// rows are packed and rounded once, to nearest even, where they are written; all between is float. Throws
+/// std::invalid_argument, before anything is written, for sizes that do not fit, outputs that overlap anything, and
+/// options that mean nothing together. Direct costs 2·n·m·(d+dᵥ) flops a head, factored about (n+m)·d²·(dᵥ+1); memory:
+/// workspace_bytes.
 ///   csq::attention(csq::Csq{}, Q, K, V, O, {.causal = true});
 template <class Mechanism, class Query, class Key, class Value, class Output>
 void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                const Options& options = {}) {
   if constexpr (detail::can_go_together(detail::Read<Query, Key, Value>{}, detail::Written<Output>{}))
-    detail::attention_checked<Output>(detail::resolve(mechanism, options.causal), q, k, v, out, nullptr, options);
+    detail::attention_checked<detail::Computed<Output>>(detail::resolve(mechanism, options.causal), detail::stored(q),
+                                                        detail::stored(k), detail::stored(v), detail::stored(out),
+                                                        nullptr, options);
 }
 
 /// The same, and the row statistic that backward needs, `normalizer` [batch, heads, n, 1]: Σ_j w(s_ij), for Softmax
-/// ln Σ_j exp(s_ij), −∞ where a row sees no key.
+/// ln Σ_j exp(s_ij), −∞ where a row sees no key. Of 16-bit arrays it is float.
 template <class Mechanism, class Query, class Key, class Value, class Output, class Statistic>
 void attention(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                Heads<Statistic> normalizer, const Options& options = {}) {
-  if constexpr (detail::can_go_together(detail::Read<Query, Key, Value>{}, detail::Written<Output, Statistic>{}))
-    detail::attention_checked<Output>(detail::resolve(mechanism, options.causal), q, k, v, out, &normalizer, options);
+  if constexpr (detail::can_go_together(detail::Read<Query, Key, Value>{}, detail::Written<Output>{},
+                                        detail::ReadComputed<>{}, detail::WrittenComputed<Statistic>{}))
+    detail::attention_checked<detail::Computed<Output>>(detail::resolve(mechanism, options.causal), detail::stored(q),
+                                                        detail::stored(k), detail::stored(v), detail::stored(out),
+                                                        &normalizer, options);
 }
 
 /// Whether a mechanism has a factored method: its weight is a polynomial of degree 2 or less in the score.

@@ -25,19 +25,22 @@ template <class Mechanism, class Query, class Key, class Value, class Output, cl
 void attention_backward(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
                         Heads<Statistic> normalizer, Heads<OutputGradient> dout,
                         const Gradients<std::remove_const_t<Output>>& gradients, const Options& options = {}) {
-  using T = std::remove_const_t<Output>;
-  if constexpr (detail::can_go_together(detail::Read<Query, Key, Value, Output, Statistic, OutputGradient>{},
-                                        detail::Written<>{})) {
+  using T = detail::Computed<Output>;
+  if constexpr (detail::can_go_together(detail::Read<Query, Key, Value, Output, OutputGradient>{}, detail::Written<>{},
+                                        detail::ReadComputed<Statistic>{})) {
     detail::BackwardProblem<T> problem;
-    problem.forward.query = detail::normalized<const T>(q);
-    problem.forward.key = detail::normalized<const T>(k);
-    problem.forward.value = detail::normalized<const T>(v);
-    problem.output = detail::normalized<const T>(out);
-    problem.normalizer = detail::normalized<const T>(normalizer);
-    problem.output_gradient = detail::normalized<const T>(dout);
-    problem.gradients = {detail::normalized<T>(gradients.query),    detail::normalized<T>(gradients.key),
-                         detail::normalized<T>(gradients.value),    gradients.shift,
-                         detail::normalized<T>(gradients.log_gate), gradients.sink};
+    problem.forward.query = detail::stored(q);
+    problem.forward.key = detail::stored(k);
+    problem.forward.value = detail::stored(v);
+    problem.output = detail::stored(out);
+    problem.normalizer = detail::normalized<Heads<const T>>(normalizer);
+    problem.output_gradient = detail::stored(dout);
+    problem.gradients = {detail::stored<std::remove_const_t<Output>>(gradients.query),
+                         detail::stored<std::remove_const_t<Output>>(gradients.key),
+                         detail::stored<std::remove_const_t<Output>>(gradients.value),
+                         gradients.shift,
+                         detail::normalized<Heads<T>>(gradients.log_gate),
+                         gradients.sink};
     const detail::ResolvedMechanism resolved = detail::resolve(mechanism, options.causal);
     if (gradients.shift != nullptr) problem.shift_rate = detail::shift_rate(mechanism);
     detail::attention_backward_checked(resolved, problem, options);

@@ -64,12 +64,15 @@ template <class Object>
 using ElementOf = std::remove_pointer_t<decltype(std::declval<std::remove_reference_t<Object>&>().data())>;
 
 // Read<…>: objects that are passed as const references.
-template <class... Inputs, class... Outputs>
-constexpr bool objects_can_go_together(Read<const Inputs&...>, Written<Outputs...>) {
-  if constexpr (have_memory<const Inputs&..., Outputs...>()) {
-    constexpr bool stay = !(is_gone_at_the_semicolon<Outputs> || ...);
+template <class... Inputs, class... Outputs, class... Known, class... Sums>
+constexpr bool objects_can_go_together(Read<const Inputs&...>, Written<Outputs...>, ReadComputed<const Known&...> = {},
+                                       WrittenComputed<Sums...> = {}) {
+  if constexpr (have_memory<const Inputs&..., Outputs..., const Known&..., Sums...>()) {
+    constexpr bool stay = !((is_gone_at_the_semicolon<Outputs> || ...) || (is_gone_at_the_semicolon<Sums> || ...));
     static_assert(stay, "csq: an output is a temporary, and what is written to it would be lost");
-    if constexpr (stay) return can_go_together(Read<ElementOf<const Inputs>...>{}, Written<ElementOf<Outputs>...>{});
+    if constexpr (stay)
+      return can_go_together(Read<ElementOf<const Inputs>...>{}, Written<ElementOf<Outputs>...>{},
+                             ReadComputed<ElementOf<const Known>...>{}, WrittenComputed<ElementOf<Sums>...>{});
   }
   return false;
 }
@@ -146,7 +149,8 @@ template <class Mechanism, detail::EigenObject Query, detail::EigenObject Key, d
 void attention(const Mechanism& mechanism, const Query& q, const Key& k, const Value& v, Output&& out,
                Statistic&& normalizer, const Options& options = {}) {
   if constexpr (detail::objects_can_go_together(detail::Read<const Query&, const Key&, const Value&>{},
-                                                detail::Written<Output, Statistic>{})) {
+                                                detail::Written<Output>{}, detail::ReadComputed<>{},
+                                                detail::WrittenComputed<Statistic>{})) {
     detail::require_no_input("out", out, q, k, v);
     detail::require_no_input("normalizer", normalizer, q, k, v);
     detail::require(static_cast<const void*>(&out) != static_cast<const void*>(&normalizer),
@@ -172,9 +176,9 @@ void attention_backward(const Mechanism& mechanism, const Query& q, const Key& k
                         const Statistic& normalizer, const OutputGradient& dout,
                         const Gradients<typename detail::EigenBaseOf<Query>::Scalar>& gradients,
                         const Options& options = {}) {
-  if constexpr (detail::objects_can_go_together(detail::Read<const Query&, const Key&, const Value&, const Output&,
-                                                             const Statistic&, const OutputGradient&>{},
-                                                detail::Written<>{}))
+  if constexpr (detail::objects_can_go_together(
+                    detail::Read<const Query&, const Key&, const Value&, const Output&, const OutputGradient&>{},
+                    detail::Written<>{}, detail::ReadComputed<const Statistic&>{}))
     attention_backward(mechanism, heads_of(q), heads_of(k), heads_of(v), heads_of(out), heads_of(normalizer),
                        heads_of(dout), gradients, options);
 }

@@ -27,8 +27,9 @@ class KeptSummary {
     const void* key = nullptr;
     const void* value = nullptr;
     Index key_shape[4] = {}, key_stride[4] = {}, value_shape[4] = {}, value_stride[4] = {};
-    Index scalar_bytes = 0;
-    Index weight = 0;  // its kind
+    Index scalar_bytes = 0;         // of the summaries'
+    const void* storage = nullptr;  // what type the rows lie in
+    Index weight = 0;               // its kind
     double coefficients[3] = {};
     double scale = 0;
     Index centering = 0;

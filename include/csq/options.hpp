@@ -8,6 +8,7 @@
 #include <span>
 #include <type_traits>
 
+#include "csq/detail/base/storage.hpp"
 #include "csq/heads.hpp"
 
 namespace CSQ_TYPES {
@@ -43,39 +44,43 @@ struct History {
 /// ShiftedQuadratic and every mechanism with a shift_slope, summed over batch and heads.
 template <class T>
 struct Gradients {
-  /// Heads<T>; made from heads of other elements it is an error of one sentence.
-  struct Target : Heads<T> {
-    using Shape = typename Heads<T>::Shape;
+  /// Heads<Element>; made from heads of other elements it is an error of one sentence.
+  template <class Element>
+  struct TargetOf : Heads<Element> {
+    using Shape = typename Heads<Element>::Shape;
 
-    CSQ_ALWAYS_INLINE Target() = default;
-    CSQ_ALWAYS_INLINE Target(T* data_in, Shape shape_in) : Heads<T>(data_in, shape_in) {}
-    CSQ_ALWAYS_INLINE Target(T* data_in, Shape shape_in, Shape stride_in) : Heads<T>(data_in, shape_in, stride_in) {}
+    CSQ_ALWAYS_INLINE TargetOf() = default;
+    CSQ_ALWAYS_INLINE TargetOf(Element* data_in, Shape shape_in) : Heads<Element>(data_in, shape_in) {}
+    CSQ_ALWAYS_INLINE TargetOf(Element* data_in, Shape shape_in, Shape stride_in)
+        : Heads<Element>(data_in, shape_in, stride_in) {}
     template <class Other>
-    CSQ_ALWAYS_INLINE Target(const Heads<Other>& other) {
-      constexpr bool alike = std::is_same_v<std::remove_const_t<Other>, T>;
-      static_assert(alike, "csq: float and double do not mix: a call's arrays have one scalar type");
+    CSQ_ALWAYS_INLINE TargetOf(const Heads<Other>& other) {
+      constexpr bool alike = std::is_same_v<std::remove_const_t<Other>, Element>;
+      static_assert(alike, "csq: element types do not mix: a call's arrays have one scalar type");
       static_assert(!alike || !std::is_const_v<Other>,
                     "csq: a gradient is written to, so its elements cannot be const");
-      if constexpr (std::is_same_v<Other, T>) static_cast<Heads<T>&>(*this) = other;
+      if constexpr (std::is_same_v<Other, Element>) static_cast<Heads<Element>&>(*this) = other;
     }
   };
+  using Target = TargetOf<T>;
 
   Target query, key, value;
   double* shift = nullptr;
-  Target log_gate{};         ///< of the shape of Options::log_gate; zero from the key length on
-  std::span<double> sink{};  ///< one number a query head, summed over the batch
+  TargetOf<detail::Computed<T>> log_gate{};  ///< of the shape of Options::log_gate; zero from the key length on
+  std::span<double> sink{};                  ///< one number a query head, summed over the batch
 
   /// For its sentence alone.
   template <class Other>
   CSQ_ALWAYS_INLINE operator Gradients<Other>() const {
-    static_assert(std::is_same_v<Other, T>, "csq: float and double do not mix: a call's arrays have one scalar type");
+    static_assert(std::is_same_v<Other, T>, "csq: element types do not mix: a call's arrays have one scalar type");
     return {};
   }
 };
 
 /// What a call may choose; each has a meaning when it is left out.
 struct Options {
-  /// An array of the call's scalar type that an option holds: made of Heads, or of a pointer to them; empty means none.
+  /// An array that an option holds, of the type that the call computes in (float where its arrays are of 16 bits): made
+  /// of Heads, or of a pointer to them; empty means none.
   struct View {
     const void* data = nullptr;
     std::array<Index, 4> shape{}, stride{};
@@ -86,7 +91,7 @@ struct Options {
     CSQ_ALWAYS_INLINE View(const Heads<T>& heads)
         : data(heads.data), shape(heads.shape), stride(heads.stride), scalar_bytes(sizeof(T)) {
       static_assert(std::is_same_v<std::remove_const_t<T>, float> || std::is_same_v<std::remove_const_t<T>, double>,
-                    "csq: arrays are of float or double: convert others first");
+                    "csq: gates and biases are of float or double: convert others first");
     }
     template <class T>
     CSQ_ALWAYS_INLINE View(const Heads<T>* heads) {

@@ -27,12 +27,11 @@ namespace CSQ_CODE {
 template <class Query, class Key, class QueryGradient, class KeyGradient>
 BoundPenalty bound_penalty(Heads<Query> q, Heads<Key> k, Heads<QueryGradient> dq, Heads<KeyGradient> dk,
                            double radius = 4, double weight = 1, const Options& options = {}) {
-  using T = QueryGradient;
+  using T = detail::Computed<QueryGradient>;
   BoundPenalty penalty;
   if constexpr (detail::can_go_together(detail::Read<Query, Key>{}, detail::Written<QueryGradient, KeyGradient>{})) {
-    const detail::BoundValue bound =
-        detail::bound_penalty<T>(detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized(dq),
-                                 detail::normalized(dk), radius, weight, options);
+    const detail::BoundValue bound = detail::bound_penalty<T>(detail::stored(q), detail::stored(k), detail::stored(dq),
+                                                              detail::stored(dk), radius, weight, options);
     penalty = {bound.value, bound.max_abs, bound.overflow};
   }
   return penalty;
@@ -44,12 +43,12 @@ template <class Query, class Key, class QueryGradient, class KeyGradient>
 BoundPenalty sampled_bound_penalty(Heads<Query> q, Heads<Key> k, Heads<QueryGradient> dq, Heads<KeyGradient> dk,
                                    Index samples, std::uint64_t seed, double radius = 4, double weight = 1,
                                    const Options& options = {}) {
-  using T = QueryGradient;
+  using T = detail::Computed<QueryGradient>;
   BoundPenalty penalty;
   if constexpr (detail::can_go_together(detail::Read<Query, Key>{}, detail::Written<QueryGradient, KeyGradient>{})) {
-    const detail::BoundValue bound = detail::sampled_bound_penalty<T>(
-        detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized(dq), detail::normalized(dk),
-        samples, seed, radius, weight, options);
+    const detail::BoundValue bound =
+        detail::sampled_bound_penalty<T>(detail::stored(q), detail::stored(k), detail::stored(dq), detail::stored(dk),
+                                         samples, seed, radius, weight, options);
     penalty = {bound.value, bound.max_abs, bound.overflow};
   }
   return penalty;
@@ -60,7 +59,7 @@ BoundPenalty sampled_bound_penalty(Heads<Query> q, Heads<Key> k, Heads<QueryGrad
 template <class Array, class T>
 double rank_penalty(Heads<Array> x, Heads<T> dx, double ridge = 1e-3, double weight = 1, const Options& options = {}) {
   if constexpr (detail::can_go_together(detail::Read<Array>{}, detail::Written<T>{}))
-    return detail::rank_penalty<T>(detail::normalized<const T>(x), detail::normalized(dx), ridge, weight, options);
+    return detail::rank_penalty<detail::Computed<T>>(detail::stored(x), detail::stored(dx), ridge, weight, options);
   else
     return 0;
 }

@@ -1,6 +1,7 @@
 // One call as the caller makes it: checked, resolved, planned and run; both passes.
 #pragma once
 
+#include "csq/detail/block/stored.hpp"
 #include "csq/detail/packed.hpp"
 
 namespace CSQ_CODE::detail {
@@ -16,8 +17,8 @@ ResolvedMechanism resolve(const Mechanism& mechanism, bool causal) {
 }
 
 template <class T>
-void attention_checked(const ResolvedMechanism& mechanism, const Heads<const T>& q, const Heads<const T>& k,
-                       const Heads<const T>& v, const Heads<T>& out, const Heads<T>* normalizer,
+void attention_checked(const ResolvedMechanism& mechanism, const StoredHeads<const T>& q, const StoredHeads<const T>& k,
+                       const StoredHeads<const T>& v, const StoredHeads<T>& out, const Heads<T>* normalizer,
                        const Options& options) {
   Problem<T> problem;
   problem.query = normalized(q);
@@ -64,7 +65,7 @@ void attention_backward_checked(const ResolvedMechanism& mechanism, BackwardProb
   check_shape_like("out", problem.output, "the output of this call", output_like);
   check_shape_like("normalizer", problem.normalizer, "the normaliser of this call", normalizer_like);
   check_shape_like("dout", problem.output_gradient, "out", output_like);
-  const Gradients<T>& gradients = problem.gradients;
+  const StoredGradients<T>& gradients = problem.gradients;
   check_shape_like("dq", gradients.query, "q", p.query);
   check_shape_like("dk", gradients.key, "k", p.key);
   check_shape_like("dv", gradients.value, "v", p.value);

@@ -70,11 +70,16 @@ struct PackedRows {
       : first(offsets[static_cast<std::size_t>(sequence)]),
         count(offsets[static_cast<std::size_t>(sequence) + 1] - first) {}
 
-  template <class Element>
-  Heads<Element> of(Heads<Element> all) const {
-    if (all.data != nullptr && count > 0) all.data += first * all.stride[2];
+  template <class T>
+  StoredHeads<T> of(StoredHeads<T> all) const {
+    if (all.data != nullptr && count > 0) all.data = moved(all.data, first * all.stride[2], all.storage);
     all.shape[2] = count;
     return normalized(all);
+  }
+  template <class T>
+  Heads<T> of(const Heads<T>& all) const {
+    const StoredHeads<T> own = of(StoredHeads<T>(all));
+    return {own.data, own.shape, own.stride};
   }
 };
 

@@ -198,7 +198,7 @@ simd::DirectBackwardBlock<T> backward_pairs(const BackwardProblem<T>& problem, c
 // centring, and out. `rows` [blocks·B][padded d] is used up; sums: scratch of padded d doubles.
 template <class T>
 void write_input_gradient(const RowPacker<T>& packer, double factor, T* rows, double* sums, T* packed, T* copy,
-                          const Head<T>& gradient) {
+                          const StoredHead<T>& gradient) {
   constexpr Index size = simd::block_tokens<T>;
   const Index length = packer.length, dim = gradient.dim;
   const Index stride = simd::padded_columns<T>(dim);
@@ -229,26 +229,28 @@ void write_input_gradient(const RowPacker<T>& packer, double factor, T* rows, do
     block.count = packer.means.history_count + static_cast<double>(first);
     block.exclusive = packer.means.centering == Centering::prefix_exclusive;
     block.factor = factor;
-    block.output = gradient.data + first * gradient.token_stride;
+    block.output = gradient.at(first);
     block.token_stride = gradient.token_stride;
     block.dim_stride = gradient.dim_stride;
+    block.storage = gradient.storage;
     simd::backward_kernels<T>().uncenter(block);
   }
   for (Index token = length; token < gradient.tokens; ++token)
-    for (Index a = 0; a < dim; ++a) gradient(token, a) = 0;
+    for (Index a = 0; a < dim; ++a) gradient.write(token, a, 0);
 }
 
 // Rows [first, first + count) of a gradient that needs nothing more than a factor.
 template <class T>
-void write_rows_plain(const T* rows, Index first, Index count, double factor, const Head<T>& gradient) {
+void write_rows_plain(const T* rows, Index first, Index count, double factor, const StoredHead<T>& gradient) {
   simd::UncenterBlock<T> block;
   block.rows = rows;
   block.tokens = count;
   block.dim = gradient.dim;
   block.factor = factor;
-  block.output = gradient.data + first * gradient.token_stride;
+  block.output = gradient.at(first);
   block.token_stride = gradient.token_stride;
   block.dim_stride = gradient.dim_stride;
+  block.storage = gradient.storage;
   simd::backward_kernels<T>().uncenter(block);
 }
 

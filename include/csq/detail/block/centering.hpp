@@ -10,8 +10,8 @@
 
 #include <algorithm>
 
+#include "csq/detail/call/stored_heads.hpp"
 #include "csq/detail/simd/targets.hpp"
-#include "csq/heads.hpp"
 #include "csq/options.hpp"
 
 namespace CSQ_CODE::detail {
@@ -36,13 +36,13 @@ Index centering_doubles(Centering centering, Index rows, Index dim) {
 
 // Rows [first, first + count) of a head, as the kernels take them.
 template <class T>
-simd::Source<T> rows_of(const Head<const T>& head, Index first, Index count) {
-  return {head.data + first * head.token_stride, head.token_stride, head.dim_stride, count, head.dim};
+simd::Source<T> rows_of(const StoredHead<const T>& head, Index first, Index count) {
+  return {head.at(first), head.token_stride, head.dim_stride, count, head.dim, head.storage};
 }
 
 // First pass, independent for each block: the block's own sum lands one row further down.
 template <class T>
-void sum_block(const HeadCentering& means, const Head<const T>& head, Index length, Index block) {
+void sum_block(const HeadCentering& means, const StoredHead<const T>& head, Index length, Index block) {
   constexpr Index size = simd::block_tokens<T>;
   double* sum = means.sums + (block + 1) * means.padded_dim;
   std::fill_n(sum, means.padded_dim, 0.0);

@@ -14,7 +14,7 @@ namespace CSQ_CODE::detail {
 
 // terms[j] += v_j·∂L/∂v_j for the keys [first, first + count); ∂L/∂v in rows of `stride`.
 template <class T>
-void add_value_terms(const Head<const T>& value, Index first, Index count, const T* value_gradient, Index stride,
+void add_value_terms(const StoredHead<const T>& value, Index first, Index count, const T* value_gradient, Index stride,
                      double* terms) {
   for (Index key = 0; key < count; ++key) {
     double sum = 0;

@@ -81,16 +81,17 @@ void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, 
   if (!problem.sink.empty())
     add_sink(problem.sink[static_cast<std::size_t>(head)], real, simd::padded_columns<T>(problem.value_dim()),
              numerator, normalizer, maximum);
-  const Head<T> output = problem.output.head(batch, head);
+  const StoredHead<T> output = problem.output.head(batch, head);
   simd::DivideRows<T> rows;
   rows.numerator = numerator;
   rows.normalizer = normalizer;
   rows.tokens = tokens;
   rows.dim = output.dim;
   rows.value_stride = simd::padded_columns<T>(output.dim);
-  rows.output = output.data + first * output.token_stride;
+  rows.output = output.at(first);
   rows.token_stride = output.token_stride;
   rows.dim_stride = output.dim_stride;
+  rows.storage = output.storage;
   kernels.divide(rows);
   if (problem.normalizer.data == nullptr) return;
   const Head<T> statistic = problem.normalizer.head(batch, head);

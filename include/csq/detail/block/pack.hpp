@@ -15,7 +15,7 @@ namespace CSQ_CODE::detail {
 // Packs rows of one head of q or k.
 template <class T>
 struct RowPacker {
-  Head<const T> head;
+  StoredHead<const T> head;
   Index length = 0;  // rows from here on do not exist
   HeadCentering means;
   double factor = 1;
@@ -108,7 +108,7 @@ struct Packers {
   }
 
  private:
-  static RowPacker<T> make(const Problem<T>& problem, const Head<const T>& head, Index length, double factor,
+  static RowPacker<T> make(const Problem<T>& problem, const StoredHead<const T>& head, Index length, double factor,
                            const History* history, Index batch, double* sums) {
     RowPacker<T> packer;
     packer.head = head;

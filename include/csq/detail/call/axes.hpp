@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "csq/heads.hpp"
+#include "csq/detail/call/stored_heads.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -35,15 +35,15 @@ inline void check_axes(std::string_view name, const AxisSizes& shape, const Axis
           "]");
 }
 
-template <class T>
-void check_heads(std::string_view name, const Heads<T>& view) {
-  check_axes(name, view.shape, view.stride, static_cast<Index>(sizeof(T)), view.data != nullptr);
+template <class View>
+void check_heads(std::string_view name, const View& view) {
+  check_axes(name, view.shape, view.stride, element_bytes(view), view.data != nullptr);
 }
 
 // The same view with strides that may be multiplied and negated: those of axes with at most one element, which are
 // arbitrary, and all of a view without elements, whose memory may be null, become 0 (along a row 1: contiguous).
-template <class T>
-Heads<T> normalized(Heads<T> view) {
+template <class View>
+View normalized(View view) {
   for (std::size_t axis = 0; axis < 4; ++axis)
     if (view.shape[axis] <= 1 || view.empty()) view.stride[axis] = axis == 3 ? 1 : 0;
   return view;
@@ -87,8 +87,8 @@ inline void check_axes_no_overlap(std::string_view name, const AxisSizes& shape,
     require(offsets[i] != offsets[i - 1], name, ": the strides make two elements of the output share memory");
 }
 
-template <class T>
-void check_no_self_overlap(std::string_view name, const Heads<T>& view) {
+template <class View>
+void check_no_self_overlap(std::string_view name, const View& view) {
   if (!view.empty()) check_axes_no_overlap(name, view.shape, view.stride);
 }
 

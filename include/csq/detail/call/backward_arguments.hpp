@@ -8,9 +8,8 @@
 
 namespace CSQ_CODE::detail {
 
-template <class T, class Other>
-void check_shape_like(std::string_view name, const Heads<T>& view, std::string_view other_name,
-                      const Heads<Other>& other) {
+template <class View, class Other>
+void check_shape_like(std::string_view name, const View& view, std::string_view other_name, const Other& other) {
   check_heads(name, view);
   const auto& s = view.shape;
   const auto& o = other.shape;
@@ -21,7 +20,7 @@ void check_shape_like(std::string_view name, const Heads<T>& view, std::string_v
 // Where the gradients go.
 template <class T>
 std::array<Footprint, 6> gradient_footprints(const BackwardProblem<T>& problem) {
-  const Gradients<T>& gradients = problem.gradients;
+  const StoredGradients<T>& gradients = problem.gradients;
   check_heads("dlog_gate", gradients.log_gate);
   return {footprint("dq", gradients.query),
           footprint("dk", gradients.key),
@@ -35,7 +34,7 @@ template <class T>
 void check_gradients_apart(const BackwardProblem<T>& problem, std::span<const Footprint> outputs,
                            const Options& options) {
   const Problem<T>& p = problem.forward;
-  const Gradients<T>& gradients = problem.gradients;
+  const StoredGradients<T>& gradients = problem.gradients;
   check_no_self_overlap("dq", gradients.query);
   check_no_self_overlap("dk", gradients.key);
   check_no_self_overlap("dv", gradients.value);
@@ -54,7 +53,7 @@ void check_gradients_apart(const BackwardProblem<T>& problem, std::span<const Fo
 template <class T>
 void check_gradients_of_options(const BackwardProblem<T>& problem) {
   const Problem<T>& p = problem.forward;
-  const Gradients<T>& gradients = problem.gradients;
+  const StoredGradients<T>& gradients = problem.gradients;
   if (gradients.log_gate.data != nullptr || gradients.log_gate.heads() > 0) {
     require(p.has_gates(), "dlog_gate: the options have no log_gate");
     check_shape_like("dlog_gate", gradients.log_gate, "log_gate", p.log_gate);

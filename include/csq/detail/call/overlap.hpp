@@ -24,15 +24,17 @@ struct Footprint {
   AxisSizes shape{}, stride{};
 };
 
-template <class T>
-Footprint footprint(std::string_view name, const Heads<T>& view) {
-  Footprint result{name, reinterpret_cast<std::uintptr_t>(view.data), 0, 0, Index(sizeof(T)), view.shape, view.stride};
+template <class View>
+Footprint footprint(std::string_view name, const View& view) {
+  const auto bytes = static_cast<std::uintptr_t>(element_bytes(view));
+  Footprint result{name,       reinterpret_cast<std::uintptr_t>(view.data), 0, 0, element_bytes(view), view.shape,
+                   view.stride};
   if (view.empty() || view.data == nullptr) return result;
   Index before = 0, behind = 0;  // elements
   for (std::size_t axis = 0; axis < 4; ++axis)
     if (view.shape[axis] > 1) (view.stride[axis] < 0 ? before : behind) += (view.shape[axis] - 1) * view.stride[axis];
-  result.low = result.base - static_cast<std::uintptr_t>(-before) * sizeof(T);
-  result.high = result.base + (static_cast<std::uintptr_t>(behind) + 1) * sizeof(T);
+  result.low = result.base - static_cast<std::uintptr_t>(-before) * bytes;
+  result.high = result.base + (static_cast<std::uintptr_t>(behind) + 1) * bytes;
   return result;
 }
 
@@ -107,7 +109,7 @@ class StepEquation {
   }
 
   static constexpr Index most_tried = Index{1} << 20;
-  Term terms_[8] = {};
+  Term terms_[10] = {};  // eight axes, and the units of both elements
   std::size_t count_ = 0;
   Index distance_ = 0, tried_ = 0;
 };
@@ -115,13 +117,18 @@ class StepEquation {
 inline bool shares_element(const Footprint& a, const Footprint& b) {
   if (a.low == a.high || b.low == b.high || a.high <= b.low || b.high <= a.low) return false;
   const auto bytes = static_cast<Index>(b.base - a.base);
-  if (bytes % a.element_bytes != 0) return true;
+  // In units of the smaller element, of which the larger is several.
+  const Index unit = smaller(a.element_bytes, b.element_bytes);
+  const Index a_units = a.element_bytes / unit, b_units = b.element_bytes / unit;
+  if (bytes % unit != 0) return true;
   StepEquation equation;
   for (std::size_t axis = 0; axis < 4; ++axis) {
-    equation.add(a.stride[axis], a.shape[axis], false);
-    equation.add(b.stride[axis], b.shape[axis], true);
+    equation.add(a.stride[axis] * a_units, a.shape[axis], false);
+    equation.add(b.stride[axis] * b_units, b.shape[axis], true);
   }
-  return equation.has_solution(bytes / a.element_bytes);
+  equation.add(1, a_units, false);
+  equation.add(1, b_units, true);
+  return equation.has_solution(bytes / unit);
 }
 
 inline void check_apart(const Footprint& output, const Footprint& other) {
@@ -136,9 +143,9 @@ inline void check_apart(std::span<const Footprint> outputs, std::span<const Foot
   }
 }
 
-template <class First, class Second>
-void check_not_same(std::string_view output_name, const Heads<First>& output, std::string_view other_name,
-                    const Heads<Second>& other) {
+template <class Output, class Other>
+void check_not_same(std::string_view output_name, const Output& output, std::string_view other_name,
+                    const Other& other) {
   check_apart(footprint(output_name, output), footprint(other_name, other));
 }
 

@@ -4,13 +4,14 @@
 #include <span>
 
 #include "csq/detail/call/plan.hpp"
+#include "csq/detail/call/stored_heads.hpp"
 
 namespace CSQ_CODE::detail {
 
 template <class T>
 struct Problem {
-  Heads<const T> query, key, value;
-  Heads<T> output;
+  StoredHeads<const T> query, key, value;
+  StoredHeads<T> output;
   Heads<T> normalizer;  // [batch, heads, tokens, 1]; data is null when the caller wants none
   Weight weight;
   double scale = 1;  // α
@@ -67,8 +68,9 @@ Workload workload_of(const Problem<T>& p) {
 template <class T>
 struct BackwardProblem {
   Problem<T> forward;  // output and normalizer unused
-  Heads<const T> output, normalizer, output_gradient;
-  Gradients<T> gradients;
+  StoredHeads<const T> output, output_gradient;
+  Heads<const T> normalizer;
+  StoredGradients<T> gradients;
   // Gate heads of a key head whose gradient is wanted.
   Index gate_gradient_heads() const { return gradients.log_gate.heads() == 0 ? 0 : forward.gates_of_key_head(); }
   double shift_rate = 1;  // of the gradient of the shift to the sum of the gradients of all scores

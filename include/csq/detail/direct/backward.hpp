@@ -217,7 +217,7 @@ class DirectBackwardRun {
 
   // The rows of a block of which `real` have a gradient: the others are still zero, but for what a tile has spilt.
   void write_rows_of(T* rows, Index stride, Index real, Index block, Index tokens, double factor,
-                     const Head<T>& gradient) const {
+                     const StoredHead<T>& gradient) const {
     const Index count = smaller(size, tokens - block * size);
     std::fill(rows + real * stride, rows + count * stride, T(0));
     write_rows_plain<T>(rows, block * size, count, factor, gradient);

@@ -51,8 +51,8 @@ class FewQueriesRun {
     const T* data;
     Index stride;
   };
-  static bool is_whole(const Head<const T>& head) {
-    return head.dim_stride == 1 && head.dim == simd::padded_columns<T>(head.dim);
+  static bool is_whole(const StoredHead<const T>& head) {
+    return head.storage == nullptr && head.dim_stride == 1 && head.dim == simd::padded_columns<T>(head.dim);
   }
   Rows keys_of(const RowPacker<T>& packer, Index first, Index count, const Scratch& mine) const {
     const bool is_raw = (packer.means.centering == Centering::none && !packer.elu) || centers_scores_;
@@ -65,7 +65,7 @@ class FewQueriesRun {
     packer.pack(first, count, mine.keys, mine.sums, nullptr);
     return {mine.keys, scratch_.key_stride};
   }
-  Rows values_of(const Head<const T>& head, Index first, Index count, const Scratch& mine) const {
+  Rows values_of(const StoredHead<const T>& head, Index first, Index count, const Scratch& mine) const {
     if (is_whole(head)) return {head.data + first * head.token_stride, head.token_stride};
     simd::kernels<T>().pack_values(rows_of(head, first, count), scratch_.value_stride, mine.values);
     return {mine.values, scratch_.value_stride};
@@ -74,7 +74,7 @@ class FewQueriesRun {
   void serve(Index h, Index stretch, const Scratch& mine) const {
     const Index batch = (first_head_ + h) / problem_.key.heads(), n = problem_.queries();
     const RowPacker<T>& key = scratch_.packers.key[h];
-    const Head<const T> value = problem_.value.head(batch, (first_head_ + h) % problem_.key.heads());
+    const StoredHead<const T> value = problem_.value.head(batch, (first_head_ + h) % problem_.key.heads());
     const Index real = problem_.real_queries(batch);
     for (Index g = 0; g < group_; ++g) {
       const Index head = h * group_ + g;

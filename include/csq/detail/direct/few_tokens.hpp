@@ -38,7 +38,7 @@ simd::ShortRows<T> short_rows(const Problem<T>& problem, const History* history,
 
 // Moves them to another head.
 template <class T>
-void bind_short_rows(const Heads<const T>& heads, const History* history, Index batch, Index head, Index length,
+void bind_short_rows(const StoredHeads<const T>& heads, const History* history, Index batch, Index head, Index length,
                      simd::ShortRows<T>& rows) {
   rows.source = rows_of(heads.head(batch, head), 0, length);
   if (history != nullptr) rows.history = history->mean.data() + (batch * heads.heads() + head) * heads.dim();
@@ -187,8 +187,8 @@ void few_tokens_attention_backward(const BackwardProblem<T>& problem, FewTokensB
   const auto& kernels = simd::backward_kernels<T>();
   const Visibility visibility = p.visibility();
   const Index group = p.group();
-  const auto target = [](const Head<T>& gradient) -> simd::Target<T> {
-    return {gradient.data, gradient.token_stride, gradient.dim_stride, gradient.tokens, gradient.dim};
+  const auto target = [](const StoredHead<T>& gradient) -> simd::Target<T> {
+    return {gradient.data, gradient.token_stride, gradient.dim_stride, gradient.tokens, gradient.dim, gradient.storage};
   };
   simd::ShortHeadBackward<T> head = scratch.head;
   head.weight = kernel_weight(p.weight);

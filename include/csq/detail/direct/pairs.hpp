@@ -95,7 +95,7 @@ template <class T>
 void pack_keys(const Problem<T>& problem, const RowPacker<T>& packer, Index batch, Index key_head, Index first,
                Index count, const DirectThreadScratch<T>& scratch, T* key, T* values) {
   packer.pack_only(first, count, scratch.rows, scratch.sums, key);
-  const Head<const T> value = problem.value.head(batch, key_head);
+  const StoredHead<const T> value = problem.value.head(batch, key_head);
   simd::kernels<T>().pack_values(rows_of(value, first, count), simd::padded_columns<T>(value.dim), values);
 }
 

@@ -172,6 +172,7 @@ KeptSummary::Origin summary_origin(const Problem<T>& problem, Index features) {
   std::copy_n(problem.value.shape.data(), 4, origin.value_shape);
   std::copy_n(problem.value.stride.data(), 4, origin.value_stride);
   origin.scalar_bytes = sizeof(T);
+  origin.storage = problem.key.storage;
   origin.weight = static_cast<Index>(problem.weight.kind);
   origin.coefficients[0] = c.c0;
   origin.coefficients[1] = c.c1;

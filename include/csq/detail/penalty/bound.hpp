@@ -120,8 +120,8 @@ BoundValue bound_statistics(const Problem<T>& problem, const BoundScratch<T>& sc
 
 // The gradients before they are added, contiguous.
 template <class T>
-Gradients<T> take_gradients(Arena& arena, const Problem<T>& problem) {
-  Gradients<T> gradients;
+StoredGradients<T> take_gradients(Arena& arena, const Problem<T>& problem) {
+  StoredGradients<T> gradients;
   gradients.query = take_heads<T>(arena, problem.query.shape);
   gradients.key = take_heads<T>(arena, problem.key.shape);
   gradients.value = take_heads<T>(arena, problem.value.shape);  // of the ones: nobody's
@@ -131,8 +131,8 @@ Gradients<T> take_gradients(Arena& arena, const Problem<T>& problem) {
 // L_b, exact. Its gradient is that of Σ w(s_ij) with w = max(0, |s| − R)²: attention backward with weight w, v = 1,
 // δ = 1 and o = 0.
 template <class T>
-BoundValue bound_penalty(const Heads<const T>& q, const Heads<const T>& k, const Heads<T>& dq, const Heads<T>& dk,
-                         double radius, double weight, const Options& options) {
+BoundValue bound_penalty(const StoredHeads<const T>& q, const StoredHeads<const T>& k, const StoredHeads<T>& dq,
+                         const StoredHeads<T>& dk, double radius, double weight, const Options& options) {
   const T one = 1, zero = 0;
   BackwardProblem<T> problem;
   problem.forward = score_problem<T>(q, k, &one, dq, dk, radius, weight, options);

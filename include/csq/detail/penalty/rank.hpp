@@ -91,7 +91,7 @@ class RankHead {
   }
 
   // dx += factor·∂(−logdet)/∂x, after value().
-  void add_gradient(double factor, const Head<T>& dx) const {
+  void add_gradient(double factor, const StoredHead<T>& dx) const {
     const double slope = -2 / length_ * factor;
     for_each_block([&](Index first, Index count) {
       for (Index some = 0; some < count; some += lanes) {
@@ -108,7 +108,7 @@ class RankHead {
         }
       }
     });
-    const Head<T> gradient{mine_.gradient, dx.tokens, dim_, dim_, 1};
+    const StoredHead<T> gradient{mine_.gradient, dx.tokens, dim_, dim_, 1};
     write_input_gradient<T>(packer_, 1, mine_.row_gradient, mine_.sums, nullptr, nullptr, gradient);
     add_scaled(mine_.gradient, 1, dx);
   }
@@ -132,7 +132,8 @@ class RankHead {
 // L_r of one array, q or k (add the two for the paper's): −mean of logdet(XcᵀXc/L + λI), L the rows within
 // options.query_length; options.query_history is x's. ∂L_r/∂Xc = −2/(L·heads·batch)·Xc·(XcᵀXc/L + λI)⁻¹.
 template <class T>
-double rank_penalty(const Heads<const T>& x, const Heads<T>& dx, double ridge, double weight, const Options& options) {
+double rank_penalty(const StoredHeads<const T>& x, const StoredHeads<T>& dx, double ridge, double weight,
+                    const Options& options) {
   require(is_finite(ridge) && ridge > 0, "ridge: is ", ridge, " but must be positive and finite");
   check_heads("x", x);
   const bool has_gradient = dx.data != nullptr;

@@ -62,9 +62,9 @@ struct SampledScratch {
 // L_b from `samples` keys per query, drawn evenly from those that it sees, with replacement; each query weighs
 // |J_i|/Σ|J|, so value, overflow and gradients are unbiased. max_abs is the largest of what was drawn.
 template <class T>
-BoundValue sampled_bound_penalty(const Heads<const T>& q, const Heads<const T>& k, const Heads<T>& dq,
-                                 const Heads<T>& dk, Index samples, std::uint64_t seed, double radius, double weight,
-                                 const Options& options) {
+BoundValue sampled_bound_penalty(const StoredHeads<const T>& q, const StoredHeads<const T>& k, const StoredHeads<T>& dq,
+                                 const StoredHeads<T>& dk, Index samples, std::uint64_t seed, double radius,
+                                 double weight, const Options& options) {
   const T one = 1;
   require(samples >= 1, "samples: is ", samples, " but must be at least 1");
   Problem<T> problem = score_problem<T>(q, k, &one, dq, dk, radius, weight, options);
@@ -88,8 +88,8 @@ BoundValue sampled_bound_penalty(const Heads<const T>& q, const Heads<const T>& 
     const Index batch = h / problem.key.heads(), key_head = h % problem.key.heads();
     const SampledThreadScratch<T>& mine = scratch.threads[thread];
     const auto clear = [&](T* rows, const RowPacker<T>& packer) { std::fill_n(rows, packer.length * stride, T(0)); };
-    const auto add_gradient = [&](const RowPacker<T>& packer, double factor, T* rows, const Head<T>& gradient) {
-      const Head<T> own{mine.gradient, gradient.tokens, dim, dim, 1};
+    const auto add_gradient = [&](const RowPacker<T>& packer, double factor, T* rows, const StoredHead<T>& gradient) {
+      const StoredHead<T> own{mine.gradient, gradient.tokens, dim, dim, 1};
       write_input_gradient<T>(packer, factor, rows, mine.sums, nullptr, nullptr, own);
       add_scaled(mine.gradient, 1, gradient);
     };

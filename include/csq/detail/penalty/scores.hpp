@@ -7,19 +7,20 @@ namespace CSQ_CODE::detail {
 
 // Checks q and k like attention does; the value is a column of ones that no gradient reaches.
 template <class T>
-Problem<T> score_problem(const Heads<const T>& q, const Heads<const T>& k, const T* one, const Heads<T>& dq,
-                         const Heads<T>& dk, double radius, double weight, const Options& options) {
+Problem<T> score_problem(const StoredHeads<const T>& q, const StoredHeads<const T>& k, const T* one,
+                         const StoredHeads<T>& dq, const StoredHeads<T>& dk, double radius, double weight,
+                         const Options& options) {
   require(is_finite(radius) && radius >= 0, "radius: is ", radius, " but must be finite and not negative");
   require(is_finite(weight), "weight: is ", weight, " but must be finite");
   Problem<T> problem;
   problem.query = q;
   problem.key = k;
-  problem.value = Heads<const T>(one, {k.batch(), k.heads(), k.tokens(), 1}, {0, 0, 0, 0});
+  problem.value = {one, {k.batch(), k.heads(), k.tokens(), 1}, {0, 0, 0, 0}};
   problem.weight.kind = Weight::Kind::bound;
   problem.weight.radius = radius;
   check_inputs(problem);
-  const auto check_gradient = [&](std::string_view name, const Heads<T>& gradient, std::string_view of,
-                                  const Heads<const T>& input) {
+  const auto check_gradient = [&](std::string_view name, const StoredHeads<T>& gradient, std::string_view of,
+                                  const StoredHeads<const T>& input) {
     if (gradient.data == nullptr) return;
     check_shape_like(name, gradient, of, input);
     check_no_self_overlap(name, gradient);
@@ -35,13 +36,13 @@ Problem<T> score_problem(const Heads<const T>& q, const Heads<const T>& k, const
 
 // target += factor·source, source contiguous.
 template <class T>
-void add_scaled(const T* source, double factor, const Head<T>& target) {
+void add_scaled(const T* source, double factor, const StoredHead<T>& target) {
   for (Index t = 0; t < target.tokens; ++t)
     for (Index a = 0; a < target.dim; ++a, ++source)
-      target(t, a) = static_cast<T>(static_cast<double>(target(t, a)) + factor * static_cast<double>(*source));
+      target.write(t, a, static_cast<T>(static_cast<double>(target(t, a)) + factor * static_cast<double>(*source)));
 }
 template <class T>
-void add_scaled(const Heads<T>& source, double factor, const Heads<T>& target) {
+void add_scaled(const StoredHeads<T>& source, double factor, const StoredHeads<T>& target) {
   if (target.data == nullptr) return;
   for (Index b = 0; b < target.batch(); ++b)
     for (Index h = 0; h < target.heads(); ++h) add_scaled(source.head(b, h).data, factor, target.head(b, h));

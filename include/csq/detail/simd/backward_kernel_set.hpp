@@ -87,7 +87,8 @@ struct AddTransposed {
 //   g_j/(count+j)
 template <class T>
 struct UncenterBlock {
-  const T* rows = nullptr;  // g, [tokens][padded dim]
+  const T* rows = nullptr;  // g, [tokens][row_stride]
+  Index row_stride = 0;     // 0: padded dim
   Index tokens = 0, dim = 0;
   const double* mean = nullptr;  // [padded dim] or null
   double* suffix_sum = nullptr;  // [padded dim] or null; carried from the block behind to the one before
@@ -96,6 +97,7 @@ struct UncenterBlock {
   double factor = 1;
   T* output = nullptr;
   Index token_stride = 0, dim_stride = 1;
+  const Storage<T>* storage = nullptr;
 };
 
 // Rows of a gradient in the caller's memory.
@@ -104,6 +106,7 @@ struct Target {
   T* data = nullptr;
   Index token_stride = 0, dim_stride = 1;
   Index tokens = 0, dim = 0;
+  const Storage<T>* storage = nullptr;
 };
 
 // The gradients of one query head and its key head of a few tokens, all at once, through the centring and out. Those of

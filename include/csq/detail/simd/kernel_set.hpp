@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "csq/detail/base/arithmetic.hpp"
+#include "csq/detail/base/storage.hpp"
 #include "csq/detail/base/weight_kind.hpp"
 
 namespace CSQ_CODE::detail::simd {
@@ -72,6 +73,12 @@ struct Source {
   Index dim_stride = 1;
   Index tokens = 0;  // at most block_tokens
   Index dim = 0;
+  const Storage<T>* storage = nullptr;  // elements are of another type: only copy_rows and add_rows read them
+
+  CSQ_ALWAYS_INLINE const T* at(Index token) const { return moved(data, token * token_stride, storage); }
+  // Less what comes before.
+  CSQ_ALWAYS_INLINE void skip(Index count) { data = at(count); }
+  CSQ_ALWAYS_INLINE void skip_columns(Index count) { data = moved(data, count * dim_stride, storage); }
 };
 
 // packed ← factor·φ(x − mean), φ the identity or elu+1.
@@ -286,6 +293,7 @@ struct DivideRows {
   Index value_stride = 0;
   T* output = nullptr;
   Index token_stride = 0, dim_stride = 1;
+  const Storage<T>* storage = nullptr;
 };
 
 template <class T>

@@ -26,6 +26,8 @@ struct TargetList {
   static constexpr const BackwardKernelSet<T>* backward[] = {Each::template backward<T>...};
   template <class T>
   static constexpr const SummaryKernelSet<T>* summary[] = {Each::template summary<T>...};
+  template <class Element>
+  static constexpr const Storage<float>* storage[] = {Each::template storage<Element>...};
 };
 
 using Targets = TargetList<
@@ -73,6 +75,14 @@ const BackwardKernelSet<T>& backward_kernels() {
 template <class T>
 const SummaryKernelSet<T>& summary_kernels() {
   return *Targets::summary<T>[chosen_target()];
+}
+// How elements of another type than the one they are computed in are read and written; null for all others.
+template <class Element>
+const Storage<Computed<Element>>* storage_of() {
+  if constexpr (is_computed_in_itself<Element>)
+    return nullptr;
+  else
+    return Targets::storage<std::remove_const_t<Element>>[chosen_target()];
 }
 
 }  // namespace CSQ_CODE::detail::simd

@@ -298,7 +298,7 @@ class SummaryCore {
       if (!centred()) continue;
       double* const sum = sums.data() + h * key_dim_;
       std::copy_n(sum, key_dim_, padded.data());
-      const Head<const T> keys = problem.key.head(h / heads_, h % heads_);
+      const StoredHead<const T> keys = problem.key.head(h / heads_, h % heads_);
       constexpr Index block = simd::block_tokens<T>;
       for (Index first = 0; first < problem.keys(); first += block)
         simd::kernels<T>().add_rows(rows_of(keys, first, smaller(block, problem.keys() - first)), padded.data());

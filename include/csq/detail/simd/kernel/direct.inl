@@ -195,7 +195,33 @@ void direct(const DirectBlock<T>& block) {
 }
 
 template <class T>
+void divide(const DivideRows<T>& rows);
+
+// Into rows of another type: a piece of a row at a time.
+template <class T>
+__attribute__((noinline)) void divide_and_convert(const DivideRows<T>& rows) {
+  constexpr Index columns = 64;
+  T quotients[std::size_t{columns}];
+  for (Index token = 0; token < rows.tokens; ++token)
+    for (Index column = 0; column < rows.dim; column += columns) {
+      DivideRows<T> some = rows;
+      some.numerator += token * rows.value_stride + column;
+      some.normalizer += token;
+      some.tokens = 1;
+      some.dim = column + columns < rows.dim ? columns : rows.dim - column;
+      some.output = quotients;
+      some.dim_stride = 1;
+      some.storage = nullptr;
+      divide(some);
+      rows.storage->store(quotients, some.dim,
+                          moved(rows.output, token * rows.token_stride + column * rows.dim_stride, rows.storage),
+                          rows.dim_stride);
+    }
+}
+
+template <class T>
 void divide(const DivideRows<T>& rows) {
+  if (rows.storage != nullptr) return divide_and_convert(rows);
   for (Index token = 0; token < rows.tokens; ++token) {
     const T normalizer = rows.normalizer[token];
     const T* from = rows.numerator + token * rows.value_stride;

@@ -22,6 +22,7 @@ static_assert(absorb_panel <= panel_features && read_panel <= panel_features, "a
 #include "csq/detail/simd/kernel/weights.inl"
 #include "csq/detail/simd/kernel/adjust.inl"
 #include "csq/detail/simd/kernel/pack.inl"
+#include "csq/detail/simd/kernel/sixteen.inl"
 #include "csq/detail/simd/kernel/features.inl"
 #include "csq/detail/simd/kernel/row_sums.inl"
 #include "csq/detail/simd/kernel/read_rows.inl"

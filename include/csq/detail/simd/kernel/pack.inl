@@ -42,9 +42,20 @@ CSQ_INLINE void copy_piece(const T* from, T* to) {
   __builtin_memcpy(to, from, 16);
 }
 
+// The same rows where they lie in another type.
+template <class T>
+__attribute__((noinline)) void convert_rows(const Source<T>& source, Index row_stride, T* rows) {
+  for (Index token = 0; token < source.tokens; ++token) {
+    T* to = rows + token * row_stride;
+    source.storage->load(source.at(token), source.dim_stride, source.dim, to);
+    for (Index column = source.dim; column < row_stride; ++column) to[column] = 0;
+  }
+}
+
 // rows[t] ← source row t, columns past the dimension zero. The row a group further on is asked for meanwhile.
 template <class T>
 void copy_rows(const Source<T>& source, Index row_stride, T* rows) {
+  if (source.storage != nullptr) return convert_rows(source, row_stride, rows);
   constexpr Index step = piece<T>;
   constexpr T nothing[std::size_t{step}] = {};
   for (Index token = 0; token < source.tokens; ++token) {
@@ -166,7 +177,7 @@ void pack(const PackBlock<T>& block) {
   const Index dim = block.source.dim;
   for (Index first = 0; first < tokens; first += token_group) {
     PackBlock<T> some = block;
-    some.source.data += first * block.source.token_stride;
+    some.source.skip(first);
     some.source.tokens = first + token_group < tokens ? token_group : tokens - first;
     some.running_count += static_cast<double>(first);
     if (block.keeps_rows) some.rows += first * padded_columns<T>(dim);
@@ -187,8 +198,29 @@ void pack_values(const Source<T>& source, Index value_stride, T* values) {
 }
 
 template <class T>
+void add_rows(const Source<T>& source, double* sum);
+
+// Where they lie in another type: a piece at a time.
+template <class T>
+__attribute__((noinline)) void add_converted_rows(const Source<T>& source, double* sum) {
+  constexpr Index columns = 64;
+  T rows[std::size_t{token_group * columns}];
+  for (Index column = 0; column < source.dim; column += columns)
+    for (Index first = 0; first < source.tokens; first += token_group) {
+      Source<T> some = source;
+      some.skip(first);
+      some.skip_columns(column);
+      some.tokens = first + token_group < source.tokens ? token_group : source.tokens - first;
+      some.dim = column + columns < source.dim ? columns : source.dim - column;
+      copy_rows(some, columns, rows);
+      add_rows<T>({rows, columns, 1, some.tokens, some.dim}, sum + column);
+    }
+}
+
+template <class T>
 void add_rows(const Source<T>& source, double* sum) {
   if (source.tokens == 0) return;  // of no rows the memory may be null, and may not even be counted from
+  if (source.storage != nullptr) return add_converted_rows(source, sum);
   Index column = 0;
   if (source.dim_stride == 1) {
     for (; column + lanes<double> <= source.dim; column += lanes<double>) {

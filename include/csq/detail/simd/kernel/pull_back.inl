@@ -129,9 +129,41 @@ void multiply_elu_slope(Index count, const T* features, T* gradient) {
 }
 
 template <class T>
+void uncenter_some(const UncenterBlock<T>& block);
+template <class T>
+CSQ_INLINE Index row_stride_of(const UncenterBlock<T>& block) {
+  return block.row_stride != 0 ? block.row_stride : padded_columns<T>(block.dim);
+}
+
+// Into rows of another type: some columns at a time.
+template <class T>
+__attribute__((noinline)) void uncenter_and_convert(const UncenterBlock<T>& block) {
+  constexpr Index columns = 64;
+  T rows[std::size_t{token_group * columns}];
+  for (Index column = 0; column < block.dim; column += columns) {
+    UncenterBlock<T> some = block;
+    some.rows += column;
+    some.row_stride = row_stride_of(block);
+    some.dim = column + columns < block.dim ? columns : block.dim - column;
+    if (some.mean != nullptr) some.mean += column;
+    if (some.suffix_sum != nullptr) some.suffix_sum += column;
+    some.output = rows;
+    some.token_stride = columns;
+    some.dim_stride = 1;
+    some.storage = nullptr;
+    uncenter_some(some);
+    for (Index token = 0; token < block.tokens; ++token)
+      block.storage->store(rows + token * columns, some.dim,
+                           moved(block.output, token * block.token_stride + column * block.dim_stride, block.storage),
+                           block.dim_stride);
+  }
+}
+
+template <class T>
 void uncenter_some(const UncenterBlock<T>& block) {
+  if (block.storage != nullptr) return uncenter_and_convert(block);
   constexpr Index step = lanes<double>;
-  const Index row_stride = padded_columns<T>(block.dim);
+  const Index row_stride = row_stride_of(block);
   double reciprocal[token_group];
   for (Index token = 0; token < block.tokens && block.suffix_sum != nullptr; ++token) {
     const double count = block.count + static_cast<double>(token) + (block.exclusive ? 0 : 1);
@@ -166,10 +198,10 @@ template <class T>
 void uncenter(const UncenterBlock<T>& block) {
   for (Index first = (block.tokens - 1) / token_group * token_group; first >= 0; first -= token_group) {
     UncenterBlock<T> some = block;
-    some.rows += first * padded_columns<T>(block.dim);
+    some.rows += first * row_stride_of(block);
     some.tokens = first + token_group < block.tokens ? token_group : block.tokens - first;
     some.count += static_cast<double>(first);
-    some.output += first * block.token_stride;
+    some.output = moved(block.output, first * block.token_stride, block.storage);
     uncenter_some(some);
   }
 }

@@ -39,7 +39,7 @@ CSQ_INLINE void clear_rows(Index count, T* rows) {
 template <class T>
 CSQ_INLINE bool scale_short(const Source<T>& source, double factor, T* rows) {
   constexpr Index step = lanes<double>;
-  if (source.dim_stride != 1 || source.dim % step != 0) return false;
+  if (source.storage != nullptr || source.dim_stride != 1 || source.dim % step != 0) return false;
   const Index stride = padded_columns<T>(source.dim), padded = whole_vectors<T>(source.dim);
   for (Index token = 0; token < source.tokens; ++token) {
     const T* from = source.data + token * source.token_stride;
@@ -174,11 +174,20 @@ void short_head(const ShortHead<T>& head) {
   }
 }
 
+template <class T>
+CSQ_INLINE void put(const Target<T>& output, Index token, Index a, T value) {
+  T* const element = moved(output.data, token * output.token_stride + a * output.dim_stride, output.storage);
+  if (output.storage == nullptr)
+    *element = value;
+  else
+    output.storage->store(&value, 1, element, 1);
+}
+
 // Rows from `first` on have no gradient.
 template <class T>
 void clear_tokens(Index first, const Target<T>& output) {
   for (Index token = first; token < output.tokens; ++token)
-    for (Index a = 0; a < output.dim; ++a) output.data[token * output.token_stride + a * output.dim_stride] = 0;
+    for (Index a = 0; a < output.dim; ++a) put<T>(output, token, a, 0);
 }
 
 // ∂x from the gradient of its centred rows: φ's slope, the adjoint of the centring, and out.
@@ -196,6 +205,7 @@ void uncenter_short(const ShortRows<T>& input, const T* rows, double factor, dou
   block.output = output.data;
   block.token_stride = output.token_stride;
   block.dim_stride = output.dim_stride;
+  block.storage = output.storage;
   if (input.centering != ShortRows<T>::Centering::none) {
     for (Index a = 0; a < padded; ++a) sums[a] = 0;
     if (input.centering == ShortRows<T>::Centering::sequence) {
@@ -225,7 +235,7 @@ void scale_short_gradient(const ShortHeadBackward<T>& head, Index value_stride, 
     }
     if (head.factor[query] != 1) scale_row<T>(head.factor[query], value_dim, row);
     Source<T> output = head.output;
-    output.data += query * output.token_stride;
+    output.skip(query);
     output.tokens = 1;
     copy_rows(output, value_stride, head.output_row);
     // As r·v is summed, so that it cancels where v is o.
@@ -284,7 +294,6 @@ void short_head_backward(const ShortHeadBackward<T>& head) {
   uncenter_short<T>(head.key, head.keys, head.key_factor, head.sums, head.key_gradient, head.key_target);
   const Target<T>& target = head.value_target;
   for (Index token = 0; token < keys; ++token)
-    for (Index a = 0; a < head.value.dim; ++a)
-      target.data[token * target.token_stride + a * target.dim_stride] = head.value_gradient[token * value_stride + a];
+    for (Index a = 0; a < head.value.dim; ++a) put(target, token, a, head.value_gradient[token * value_stride + a]);
   clear_tokens<T>(keys, target);
 }

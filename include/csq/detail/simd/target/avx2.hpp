@@ -52,6 +52,8 @@ struct Target {
   static constexpr const BackwardKernelSet<T>* backward = &backward_kernel_set<T>;
   template <class T>
   static constexpr const SummaryKernelSet<T>* summary = &summary_kernel_set<T>;
+  template <class Element>
+  static constexpr const Storage<float>* storage = &avx2::storage<Element>;
 };
 
 }  // namespace CSQ_CODE::detail::simd::avx2
