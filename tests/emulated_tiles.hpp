@@ -8,6 +8,12 @@
 
 #include "csq/detail/simd/matrix_kernel_set.hpp"
 
+// Vectors wider than what the unit is compiled for: every function that takes one by value is inlined.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 #include "csq/detail/base/precise_begin.inl"
 
 namespace CSQ_CODE::detail::simd::emulated_amx {
@@ -60,8 +66,7 @@ class Tiles {
   }
   template <int Tile>
   static void store(void* memory, Index stride) {
-    for (Index row = 0; row < 16; ++row)
-      std::memcpy(static_cast<char*>(memory) + row * stride, tiles_[Tile][row], 64);
+    for (Index row = 0; row < 16; ++row) std::memcpy(static_cast<char*>(memory) + row * stride, tiles_[Tile][row], 64);
   }
   template <int C, int A, int B>
   static void multiply() {
@@ -101,3 +106,7 @@ CSQ_INLINE void coarse_exp2_in_place(Vector<float>& x) { exp2_in_place(x); }
 }  // namespace CSQ_CODE::detail::simd::emulated_amx
 
 #include "csq/detail/base/precise_end.inl"
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif

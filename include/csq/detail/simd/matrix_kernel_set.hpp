@@ -12,8 +12,8 @@
 //   value lanes   rows    [value tile][token step]       for direct
 // Features and weights are made in float, rounded, and multiplied while they are in the first-level cache.
 //
-// Rows are summed over as [token tile][value tile][16 values][16 tokens], which is how products leave them, and moved to
-// numerators, [B][value_stride], at the end.
+// Rows are summed over as [token tile][value tile][16 values][16 tokens], which is how products leave them, and moved
+// to numerators, [B][value_stride], at the end.
 #pragma once
 
 #include "csq/detail/simd/kernel_set.hpp"
@@ -52,8 +52,8 @@ inline constexpr Index matrix_read_panel = 128;   // features between loading su
 template <class T>
 constexpr Index matrix_scratch_bytes(Index value_stride) {
   constexpr Index tile_bytes = 1024;
-  const Index absorb = 2 * 2 * depth_steps(block_tokens<T>) * tile_bytes +
-                       matrix_absorb_panel * value_stride * Index{sizeof(float)};
+  const Index absorb =
+      2 * 2 * depth_steps(block_tokens<T>) * tile_bytes + matrix_absorb_panel * value_stride * Index{sizeof(float)};
   const Index read = 2 * (2 + tiles_of(value_stride)) * (matrix_read_panel / tile_depth) * tile_bytes;
   const Index direct = 2 * 2 * depth_steps(block_tokens<T>) * tile_bytes;
   const Index larger = absorb > read ? absorb : read;
@@ -81,7 +81,8 @@ struct MatrixAbsorb {
 };
 
 // sums[t] += Σ_f φ_f(x_t) summary[f] and normalizer_rows[t] += Σ_f φ_f(x_t) normalizer[f] for the rows of one block or
-// several, of the query heads of a group or, without a mask, of a sequence: the summary is rounded once for all of them.
+// several, of the query heads of a group or, without a mask, of a sequence: the summary is rounded once for all of
+// them.
 template <class T>
 struct MatrixRead {
   const T* packed = nullptr;
