@@ -27,7 +27,8 @@ void assign_threads(Problem<T>& problem, const Workload& work, const Options& op
 template <class T>
 void make_plan(Problem<T>& problem, const Options& options) {
   const Workload work = workload_of(problem);
-  problem.plan = plan_forward(work, problem.weight, options, simd::block_tokens<T>);
+  problem.plan = plan_forward(work, problem.weight, options, simd::block_tokens<T>,
+                              problem.matrix() == nullptr ? 0 : simd::matrix_chunk);
   assign_threads(problem, work, options);
 }
 template <class T>

@@ -20,7 +20,9 @@ namespace CSQ_CODE::detail {
 namespace simd {
 template <class T>
 struct FewQueriesBlock;
-}
+template <class T>
+struct MatrixKernelSet;
+}  // namespace simd
 
 // What arrays of an element type are computed in.
 template <class Element>
@@ -50,6 +52,7 @@ struct Storage {
   // KernelSet's, of keys and of values in this type: a few queries wait for memory, and read it where it lies.
   void (*few_scores)(const simd::FewQueriesBlock<T>& block) = nullptr;
   void (*few_values)(const simd::FewQueriesBlock<T>& block) = nullptr;
+  const simd::MatrixKernelSet<T>* matrix = nullptr;  // of a unit that multiplies this type
 };
 
 // The address so many elements on; `storage` null: elements are of T.

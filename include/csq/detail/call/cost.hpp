@@ -58,7 +58,7 @@ inline double count_factored(const Workload& work, Index features, Index chunk) 
     return key_heads * work.sum([&](const Extent& e) {
       return (group * static_cast<double>(e.queries) + static_cast<double>(e.keys)) * token;
     });
-  const ScanPlan plan = plan_scan(work, features, chunk, counted_block);
+  const ScanPlan plan = plan_scan(work, features, chunk, counted_block, tuned_chunk(shape.key_dim, counted_block));
   return key_heads * work.sum([&](const Extent& e) { return count_causal_scan(work, e, plan, features); });
 }
 

@@ -87,7 +87,9 @@ inline Index slices_of(const Workload& work, Index features) {
                            larger<Index>(1, features / smallest_slice));
 }
 
-inline Plan plan_forward(const Workload& work, const Weight& weight, const Options& options, Index block_tokens) {
+// `unit_chunk`: the chunk that a matrix unit takes; 0 without one.
+inline Plan plan_forward(const Workload& work, const Weight& weight, const Options& options, Index block_tokens,
+                         Index unit_chunk = 0) {
   const Method method = resolve_method(work, weight, options);
   Plan plan;
   plan.longest = work.longest();
@@ -100,9 +102,11 @@ inline Plan plan_forward(const Workload& work, const Weight& weight, const Optio
     plan.features = feature_count(weight, work.shape.key_dim);
     plan.slices = slices_of(work, plan.features);
     if (work.shape.causal) {
-      plan.scan = plan_scan(work, plan.features, options.chunk, block_tokens);
+      plan.scan = plan_scan(work, plan.features, options.chunk, block_tokens,
+                            unit_chunk > 0 ? unit_chunk : tuned_chunk(work.shape.key_dim, block_tokens));
     } else {
-      plan.scan.chunk = options.chunk == 0 ? block_tokens : smaller(options.chunk, block_tokens);
+      const Index tuned = unit_chunk > 0 ? unit_chunk : block_tokens;
+      plan.scan.chunk = options.chunk == 0 ? tuned : smaller(options.chunk, block_tokens);
       plan.scan.first_kept = block_count(work.shape.keys, plan.scan.chunk);
     }
   }

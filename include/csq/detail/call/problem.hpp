@@ -49,6 +49,8 @@ struct Problem {
   Index real_queries(Index batch) const {
     return query_length.empty() ? queries() : query_length[static_cast<std::size_t>(batch)];
   }
+  // The matrix unit that multiplies such arrays; null: none.
+  const simd::MatrixKernelSet<T>* matrix() const { return query.storage == nullptr ? nullptr : query.storage->matrix; }
   bool has_gates() const { return log_gate.heads() > 0; }
   bool is_plain() const { return window == 0 && sink.empty() && soft_cap == 0 && !has_bias() && !has_gates(); }
   bool has_bias() const { return bias.heads() > 0; }

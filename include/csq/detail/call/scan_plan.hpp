@@ -54,10 +54,12 @@ inline SummarisedKeys summarised_keys(const Workload& work, Index features) {
   return {static_cast<Index>(absorbed), keys < worth};
 }
 
-inline ScanPlan plan_scan(const Workload& work, Index features, Index explicit_chunk, Index largest_chunk) {
+// `tuned`: the chunk that serves best where none is asked for.
+inline ScanPlan plan_scan(const Workload& work, Index features, Index explicit_chunk, Index largest_chunk,
+                          Index tuned) {
   ScanPlan plan;
   const bool savings = explicit_chunk == 0;
-  plan.chunk = savings ? tuned_chunk(work.shape.key_dim, largest_chunk) : smaller(explicit_chunk, largest_chunk);
+  plan.chunk = savings ? tuned : smaller(explicit_chunk, largest_chunk);
   const Index chunks = block_count(work.shape.keys, plan.chunk);
   if (!savings) {
     plan.first_read = 1;

@@ -70,8 +70,11 @@ class BlockService {
     scratch_.clear_sums(problem_.value_dim(), queries_);
     packer_.pack_only(first_, queries_, scratch_.rows, scratch_.sums, scratch_.query);
     copy_gates(problem_, packer_, first_, queries_, scratch_.gate, scratch_.gate_low);
+    scratch_.begin_pairs(scratch_.query, queries_, problem_.key_dim(), problem_.value_dim());
     add_all(kernel_weight(problem_.weight), stays, keys_at);
-    if (leave_range(problem_, queries_, scratch_.normalizer)) serve_rescaled(stays, keys_at);
+    scratch_.end_pairs(queries_, problem_.value_dim());
+    if (leave_range(problem_, queries_, scratch_.normalizer))
+      serve_rescaled(stays, [&](Index block) { return keys_at(block).without_tiles(); });
   }
 
  private:

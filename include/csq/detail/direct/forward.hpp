@@ -11,6 +11,7 @@
 #pragma once
 
 #include "csq/detail/direct/block.hpp"
+#include "csq/detail/direct/tiles.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -22,6 +23,7 @@ struct DirectScratch {
   Packers<T> packers;
   Blocks<T, 2> keys;    // [heads][key_blocks] packed
   Blocks<T, 2> values;  // [heads][key_blocks] [B][value stride]
+  KeyTiles<T> tiles;
   DirectThreadScratch<T>* threads = nullptr;
 
   static DirectScratch lay_out(Arena& arena, const Problem<T>& problem) {
@@ -38,6 +40,7 @@ struct DirectScratch {
     result.packers = Packers<T>::lay_out(arena, problem, result.heads);
     result.keys = {arena, {result.heads, result.key_blocks}, key_size};
     result.values = {arena, {result.heads, result.key_blocks}, value_size};
+    result.tiles = KeyTiles<T>::lay_out(arena, problem, result.heads, result.key_blocks);
     result.threads = take_each<DirectThreadScratch<T>>(arena, problem.threads,
                                                        [&] { return DirectThreadScratch<T>::lay_out(arena, problem); });
     return result;
@@ -62,7 +65,7 @@ void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch, Inde
     block.count = std::clamp<Index>(scratch.packers.key[h].length - block.first, 0, size);
     block.key = scratch.keys(h, index);
     block.values = scratch.values(h, index);
-    return block;
+    return scratch.tiles.with(block, h, index);
   };
   parallel_for(heads * scratch.key_blocks, problem.threads, [&](Index task, int thread) {
     const Index h = task / scratch.key_blocks, block = task % scratch.key_blocks;
@@ -72,6 +75,7 @@ void direct_attention(const Problem<T>& problem, DirectScratch<T>& scratch, Inde
     pack_keys(problem, scratch.packers.key[h], (first_head + h) / problem.key.heads(),
               (first_head + h) % problem.key.heads(), first, count, scratch.threads[thread], scratch.keys(h, block),
               scratch.values(h, block));
+    scratch.tiles.make(problem, h, block, scratch.keys(h, block), scratch.values(h, block), count);
   });
 
   parallel_for(heads * group * query_blocks, problem.threads, [&](Index task, int thread) {

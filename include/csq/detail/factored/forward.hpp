@@ -111,6 +111,13 @@ class FactoredRun : FactoredRows<T> {
               scratch_.threads[thread], key, values);
   }
 
+  void store_chunk(Index h, Index chunk, Index slot, int thread) const {
+    T* const key = scratch_.stored_keys(h, slot);
+    T* const values = scratch_.stored_values(h, slot);
+    pack_key_chunk(h, chunk, thread, key, values);
+    scratch_.stored_tiles.make(problem_, h, slot, key, values, keys_in(h, chunk));
+  }
+
   // More queries than keys: the first rows stand before the first key and see nothing.
   void blank_rows() const {
     const Index blank = problem_.visibility().blind_queries();
@@ -130,8 +137,7 @@ class FactoredRun : FactoredRows<T> {
     if (chunks == 0 || rows_in(0, chunks - 1).first + rows_in(0, chunks - 1).count == 0) return;
     parallel_for(heads_ * chunks, problem_.threads, [&](Index task, int thread) {
       const Index h = task / chunks, chunk = task % chunks;
-      if (keys_in(h, chunk) > 0)
-        pack_key_chunk(h, chunk, thread, scratch_.stored_keys(h, chunk), scratch_.stored_values(h, chunk));
+      if (keys_in(h, chunk) > 0) store_chunk(h, chunk, chunk, thread);
     });
     parallel_for(heads_ * group_ * chunks, problem_.threads, [&](Index task, int thread) {
       const Index chunk = chunks - 1 - task / (heads_ * group_);
@@ -142,7 +148,9 @@ class FactoredRun : FactoredRows<T> {
       mine.clear_sums(problem_.value_dim(), rows.count);
       if (rows.real > 0) {
         scratch_.packers.query[h * group_ + g].pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
+        mine.begin_pairs(mine.query, rows.real, problem_.key_dim(), problem_.value_dim());
         serve_stored(h, g, 0, 0, chunk, mine.query, rows, mine);
+        mine.end_pairs(rows.real, problem_.value_dim());
       }
       write_checked(h, g, rows, mine, thread,
                     [&](Marks& again) { return mark_out_of_range(rows.real, mine.normalizer, again); });
@@ -156,9 +164,11 @@ class FactoredRun : FactoredRows<T> {
     const RowPacker<T>& packer = scratch_.packers.query[h * group_ + g];
     copy_gates(problem_, packer, rows.first, rows.real, mine.gate, mine.gate_low);
     const Index last = smaller(own, scratch_.key_chunks - 1);
-    const auto stored = [&](Index chunk) -> PackedKeyBlock<T> {
-      return {scratch_.stored_keys(h, chunk - base), scratch_.stored_values(h, chunk - base), chunk * chunk_size(),
-              keys_in(h, chunk)};
+    const auto stored = [&](Index chunk) {
+      const Index slot = chunk - base;
+      return scratch_.stored_tiles.with(
+          {scratch_.stored_keys(h, slot), scratch_.stored_values(h, slot), chunk * chunk_size(), keys_in(h, chunk)}, h,
+          slot);
     };
     for (Index chunk = first; chunk <= last; ++chunk)
       add_pairs(problem_, weight_, mine, packer, query, rows.real, rows.first, stored(chunk),
@@ -172,11 +182,16 @@ class FactoredRun : FactoredRows<T> {
       const Index h = task / count, slot = task % count, chunk = first + slot;
       if (keys_in(h, chunk) == 0) return;
       if (is_kept(chunk)) {
-        const Index kept = chunk - scratch_.plan.first_kept;
-        pack_key_chunk(h, chunk, thread, scratch_.stored_keys(h, kept), scratch_.stored_values(h, kept));
+        store_chunk(h, chunk, chunk - scratch_.plan.first_kept, thread);
       } else {
-        pack_key_chunk(h, chunk, thread, scratch_.keys(h, slot), scratch_.values(h, slot));
+        T* const key = scratch_.keys(h, slot);
+        T* const values = scratch_.values(h, slot);
+        pack_key_chunk(h, chunk, thread, key, values);
+        scratch_.tiles.make(problem_, h, slot, key, values, keys_in(h, chunk));
         if (problem_.has_gates()) scale_values(h, chunk, slot);
+        if (scratch_.matrix != nullptr)
+          scratch_.matrix->value_pair_tiles(problem_.has_gates() ? scratch_.scaled_values(h, slot) : values,
+                                            keys_in(h, chunk), scratch_.value_stride, scratch_.value_tiles(h, slot));
       }
     });
     if (!problem_.causal) return;
@@ -219,24 +234,74 @@ class FactoredRun : FactoredRows<T> {
         if (problem_.causal && is_read(chunk) && rows_in(h, chunk).real > 0) {
           scratch_.square_sums(h, index)[slot] = slice.square_sum();
           if (problem_.has_gates()) scratch_.count_sums(h, index)[slot] = slice.count_sum();
-          for (Index g = 0; g < group_; ++g) {
-            T* numerator = scratch_.partial(h, index, g, slot);
-            T* normalizer = scratch_.partial_normalizer(h, index, g, slot);
-            std::fill_n(numerator, scratch_.partial.size(), T(0));
-            std::fill_n(normalizer, simd::block_tokens<T>, T(0));
-            slice.read(coefficients_, scratch_.queries(h, g, slot), rows_in(h, chunk).real, scratch_.panels(thread),
-                       numerator, normalizer);
-          }
+          read_chunk(h, index, slot, rows_in(h, chunk).real, thread);
         }
-        if (is_kept(chunk) || keys_in(h, chunk) == 0) continue;
-        const T* key = scratch_.keys(h, slot);
-        if (problem_.has_gates())
-          slice.absorb(key, scratch_.scaled_values(h, slot), scratch_.scales(h, slot), keys_in(h, chunk),
-                       scratch_.panels(thread), kept_by(h, chunk));
-        else
-          slice.absorb(key, scratch_.values(h, slot), ones_of(key), keys_in(h, chunk), scratch_.panels(thread));
+        if (!is_kept(chunk) && keys_in(h, chunk) > 0) absorb_chunk(h, slice, chunk, slot, thread);
       }
+      if (scratch_.matrix != nullptr && !problem_.causal) absorb_superblock(h, slice, first, last, thread);
     });
+  }
+
+  // The rows of a group at a chunk read a slice; what a matrix unit sums stays in tiles.
+  void read_chunk(Index h, Index index, Index slot, Index real, int thread) const {
+    const SummarySlice<T> slice = scratch_.slice(h, index), rest = slice.part(scratch_.unit_end, slice.last);
+    for (Index g = 0; g < group_; ++g) {
+      T* const normalizer = scratch_.partial_normalizer(h, index, g, slot);
+      std::fill_n(normalizer, simd::block_tokens<T>, T(0));
+      if (index < scratch_.first_float_slice) continue;
+      T* const numerator = scratch_.partial(h, index - scratch_.first_float_slice, g, slot);
+      std::fill_n(numerator, scratch_.partial.size(), T(0));
+      if (rest.first < rest.last)
+        rest.read(coefficients_, scratch_.queries(h, g, slot), real, scratch_.panels(thread), numerator, normalizer);
+    }
+    if (scratch_.matrix == nullptr) return;
+    const Index sums = simd::tiles_of(real) * simd::tiles_of(scratch_.value_stride) * simd::sum_tile_size;
+    for (Index g = 0; g < group_; ++g) std::fill_n(scratch_.partial_tiles(h, index, g, slot), sums, T(0));
+    read_on_unit(*scratch_.matrix, slice.part(0, scratch_.unit_end), coefficients_, {group_, real, real},
+                 scratch_.queries(h, 0, slot), scratch_.superblock * scratch_.queries.size(),
+                 scratch_.partial_tiles(h, index, 0, slot), scratch_.superblock * scratch_.partial_tiles.size(),
+                 scratch_.partial_normalizer(h, index, 0, slot),
+                 scratch_.superblock * scratch_.partial_normalizer.size(), scratch_.threads[thread].matrix_scratch);
+  }
+
+  // A chunk's keys into a slice; without a mask the unit takes all chunks of a superblock together.
+  void absorb_chunk(Index h, const SummarySlice<T>& slice, Index chunk, Index slot, int thread) const {
+    const SummarySlice<T> rest = slice.part(scratch_.unit_end, slice.last);
+    const bool gated = problem_.has_gates();
+    const T* const key = scratch_.keys(h, slot);
+    const T* const values = gated ? scratch_.scaled_values(h, slot) : scratch_.values(h, slot);
+    const T* const weights = gated ? scratch_.scales(h, slot) : ones_of(key);
+    const T kept = gated ? kept_by(h, chunk) : T(1);
+    const Index count = keys_in(h, chunk);
+    if (rest.first < rest.last) rest.absorb(key, values, weights, count, scratch_.panels(thread), kept);
+    if (scratch_.matrix != nullptr && problem_.causal)
+      absorb_on_unit(*scratch_.matrix, slice.part(0, scratch_.unit_end), {1, count, count}, key, 0,
+                     scratch_.value_tiles(h, slot), 0, weights, 0, kept, scratch_.threads[thread].matrix_scratch);
+  }
+  void absorb_superblock(Index h, const SummarySlice<T>& slice, Index first, Index last, int thread) const {
+    const Index keys =
+        std::clamp<Index>(scratch_.packers.key[h].length - first * chunk_size(), 0, (last - first) * chunk_size());
+    absorb_on_unit(*scratch_.matrix, slice.part(0, scratch_.unit_end), BlockRun::of(keys, chunk_size()),
+                   scratch_.keys(h, 0), scratch_.keys.size(), scratch_.value_tiles(h, 0), scratch_.value_tiles.size(),
+                   ones_of(scratch_.keys(h, 0)), scratch_.keys.size(), T(1), scratch_.threads[thread].matrix_scratch);
+  }
+
+  // The rows that the slices have read of a head's summary, in order: numerators and normalisers.
+  void sum_slices(Index h, Index g, Index slot, Index real, DirectThreadScratch<T>& mine) const {
+    mine.numerator = scratch_.partial(h, 0, g, slot);
+    mine.normalizer = scratch_.partial_normalizer(h, 0, g, slot);
+    std::fill_n(mine.maximum, simd::block_tokens<T>, simd::lowest_score<T>);
+    const auto& kernels = simd::kernels<T>();
+    for (Index slice = 1; slice < scratch_.slices; ++slice)
+      kernels.add(simd::block_tokens<T>, scratch_.partial_normalizer(h, slice, g, slot), mine.normalizer);
+    for (Index slice = 1; slice < scratch_.float_slices(); ++slice)
+      kernels.add(real * scratch_.value_stride, scratch_.partial(h, slice, g, slot), mine.numerator);
+    if (scratch_.matrix == nullptr) return;
+    T* const sums = scratch_.partial_tiles(h, 0, g, slot);
+    const Index numbers = simd::tiles_of(real) * simd::tiles_of(scratch_.value_stride) * simd::sum_tile_size;
+    for (Index slice = 1; slice < scratch_.slices; ++slice)
+      kernels.add(numbers, scratch_.partial_tiles(h, slice, g, slot), sums);
+    scratch_.matrix->move_sums(real, scratch_.value_stride, sums, mine.numerator);
   }
 
   // Sums the slices' partial rows into the first, adds the pairs that no summary holds, and writes.
@@ -249,16 +314,9 @@ class FactoredRun : FactoredRows<T> {
       DirectThreadScratch<T> mine = scratch_.threads[thread];
       T decay[std::size_t{simd::block_tokens<T>}];
       if (rows.real > 0) {
-        mine.numerator = scratch_.partial(h, 0, g, slot);
-        mine.normalizer = scratch_.partial_normalizer(h, 0, g, slot);
-        std::fill_n(mine.maximum, simd::block_tokens<T>, simd::lowest_score<T>);
-        for (Index slice = 1; slice < scratch_.slices; ++slice) {
-          const T* numerator = scratch_.partial(h, slice, g, slot);
-          const T* normalizer = scratch_.partial_normalizer(h, slice, g, slot);
-          simd::kernels<T>().add(rows.real * scratch_.value_stride, numerator, mine.numerator);
-          simd::kernels<T>().add(simd::block_tokens<T>, normalizer, mine.normalizer);
-        }
+        sum_slices(h, g, slot, rows.real, mine);
         if (problem_.has_gates()) decay_rows(h, chunk, rows, mine, decay);
+        mine.begin_pairs(scratch_.queries(h, g, slot), rows.real, problem_.key_dim(), problem_.value_dim());
         if (is_kept(chunk)) {
           serve_stored(h, g, scratch_.plan.first_kept, scratch_.plan.first_kept, chunk, scratch_.queries(h, g, slot),
                        rows, mine);
@@ -266,8 +324,11 @@ class FactoredRun : FactoredRows<T> {
           const RowPacker<T>& packer = scratch_.packers.query[h * group_ + g];
           copy_gates(problem_, packer, rows.first, rows.real, mine.gate, mine.gate_low);
           add_pairs(problem_, weight_, mine, packer, scratch_.queries(h, g, slot), rows.real, rows.first,
-                    {scratch_.keys(h, slot), scratch_.values(h, slot), chunk * chunk_size(), keys_in(h, chunk)});
+                    scratch_.tiles.with(
+                        {scratch_.keys(h, slot), scratch_.values(h, slot), chunk * chunk_size(), keys_in(h, chunk)}, h,
+                        slot));
         }
+        mine.end_pairs(rows.real, problem_.value_dim());
       }
       write_checked(h, g, rows, mine, thread, [&](Marks& again) {
         const Index read = absorbed_until(h, chunk) + 1 + problem_.held;
@@ -284,8 +345,58 @@ class FactoredRun : FactoredRows<T> {
     });
   }
 
-  // Without a mask every row reads the whole summary.
+  // Without a mask every row reads the whole summary: several blocks of rows of a head together on a matrix unit.
+  void read_all_rows_on_unit() const {
+    const Index blocks = block_count(problem_.queries(), chunk_size()), together = scratch_.read_together;
+    const Index runs = block_count(blocks, together);
+    parallel_for(heads_ * group_ * runs, problem_.threads, [&](Index task, int thread) {
+      const Index h = task / (group_ * runs), g = task / runs % group_, first = task % runs * together;
+      const RowPacker<T>& packer = scratch_.packers.query[h * group_ + g];
+      const SummarySlice<T> whole = readable(h, scratch_.whole(h));
+      const SummarySlice<T> rest = whole.part(scratch_.unit_end, whole.last);
+      const DirectThreadScratch<T>& mine = scratch_.threads[thread];
+      const Index real = std::clamp<Index>(packer.length - first * chunk_size(), 0, together * chunk_size());
+      const BlockRun run = BlockRun::of(real, chunk_size());
+      std::fill_n(scratch_.read_tiles(thread, 0), run.blocks * scratch_.read_tiles.size(), T(0));
+      std::fill_n(scratch_.read_normalizers(thread, 0), run.blocks * simd::block_tokens<T>, T(0));
+      for (Index b = 0; b < run.blocks; ++b)
+        packer.pack_only((first + b) * chunk_size(), b + 1 < run.blocks ? run.tokens : run.last_tokens, mine.rows,
+                         mine.sums, scratch_.read_queries(thread, b));
+      read_on_unit(*scratch_.matrix, whole.part(0, scratch_.unit_end), coefficients_, run,
+                   scratch_.read_queries(thread, 0), scratch_.read_queries.size(), scratch_.read_tiles(thread, 0),
+                   scratch_.read_tiles.size(), scratch_.read_normalizers(thread, 0), simd::block_tokens<T>,
+                   mine.matrix_scratch);
+      for (Index b = 0; b < together && first + b < blocks; ++b) {
+        const Index start = (first + b) * chunk_size();
+        const Index count = smaller(chunk_size(), problem_.queries() - start);
+        const Rows rows{start, count, std::clamp<Index>(packer.length - start, 0, count)};
+        mine.clear_sums(problem_.value_dim(), rows.count);
+        DirectThreadScratch<T> sums = mine;
+        if (rows.real > 0) {
+          sums.normalizer = scratch_.read_normalizers(thread, b);
+          if (rest.first < rest.last)
+            rest.read(coefficients_, scratch_.read_queries(thread, b), rows.real, scratch_.panels(thread),
+                      sums.numerator, sums.normalizer);
+          scratch_.matrix->move_sums(rows.real, scratch_.value_stride, scratch_.read_tiles(thread, b), sums.numerator);
+        }
+        write_read_rows(h, g, rows, sums, scratch_.read_queries(thread, b), thread);
+      }
+    });
+  }
+  void write_read_rows(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& sums, const T* query,
+                       int thread) const {
+    write_checked(h, g, rows, sums, thread, [&](Marks& again) {
+      const Index read = scratch_.packers.key[h].length + problem_.held;
+      if (read == 0) return mark_unread(rows.real, sums.normalizer, again);
+      // Of keys held, gates may have left less than their number.
+      const SummarySlice<T> whole = readable(h, scratch_.whole(h));
+      return mark_cancelled(query, rows.real, sums.normalizer, whole.square_sum(),
+                            problem_.held > 0 ? whole.count_sum() : static_cast<double>(read), nullptr, again);
+    });
+  }
+
   void read_all_rows() const {
+    if (scratch_.matrix != nullptr) return read_all_rows_on_unit();
     const Index blocks = block_count(problem_.queries(), chunk_size());
     parallel_for(heads_ * group_ * blocks, problem_.threads, [&](Index task, int thread) {
       const Index h = task / (group_ * blocks), g = task / blocks % group_;
@@ -301,14 +412,7 @@ class FactoredRun : FactoredRows<T> {
           readable(h, scratch_.slice(h, slice))
               .read(coefficients_, mine.query, rows.real, scratch_.panels(thread), mine.numerator, mine.normalizer);
       }
-      write_checked(h, g, rows, mine, thread, [&](Marks& again) {
-        const Index read = scratch_.packers.key[h].length + problem_.held;
-        if (read == 0) return mark_unread(rows.real, mine.normalizer, again);
-        // Of keys held, gates may have left less than their number.
-        const SummarySlice<T> whole = readable(h, scratch_.whole(h));
-        return mark_cancelled(mine.query, rows.real, mine.normalizer, whole.square_sum(),
-                              problem_.held > 0 ? whole.count_sum() : static_cast<double>(read), nullptr, again);
-      });
+      write_read_rows(h, g, rows, mine, mine.query, thread);
     });
   }
 };

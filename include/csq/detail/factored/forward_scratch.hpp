@@ -3,7 +3,8 @@
 
 #include "csq/detail/call/scan_plan.hpp"
 #include "csq/detail/direct/block.hpp"
-#include "csq/detail/factored/summary.hpp"
+#include "csq/detail/direct/tiles.hpp"
+#include "csq/detail/factored/on_unit.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -35,6 +36,15 @@ struct FactoredScratch {
   Blocks<double, 2> square_sums;    // [heads][slices] [superblock], Σ|k|² of the keys that a chunk's rows read
   Blocks<double, 2> count_sums;     // the same, Σ 1 of what gates have left
   Blocks<T, 1> panels;              // [threads]
+  // Where there is a matrix unit:
+  const simd::MatrixKernelSet<T>* matrix = nullptr;
+  Index unit_end = 0;                         // features from here on are float's
+  Index first_float_slice = 0;                // slices before it have none; `partial` begins with it
+  KeyTiles<T> tiles, stored_tiles;            // [heads][superblock], [heads][stored]
+  Blocks<simd::BFloat16Bits, 2> value_tiles;  // [heads][superblock], of values or scaled values, to be absorbed
+  Blocks<T, 4> partial_tiles;                 // [heads][slices][group][superblock], sums
+  Index read_together = 1;                    // blocks of rows that share a summary, without a mask
+  Blocks<T, 2> read_queries, read_tiles, read_normalizers;  // [threads][read_together]
   DirectThreadScratch<T>* threads = nullptr;
   KeysOnDemand<T>* direct_keys = nullptr;  // [threads], for blocks that are not read after all
 
@@ -54,6 +64,9 @@ struct FactoredScratch {
             summary(head) + first * value_stride,
             normalizer(head) + first};
   }
+
+  // Slices with features of float.
+  Index float_slices() const { return slices - first_float_slice; }
 
   SummarySlice<T> whole(Index head) const { return {map, value_stride, 0, features, summary(head), normalizer(head)}; }
 
@@ -87,6 +100,14 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
     result.stored = larger(smaller(result.plan.first_read, result.key_chunks),
                            larger<Index>(0, result.key_chunks - result.plan.first_kept));
 
+  result.matrix = problem.matrix();
+  if (result.matrix != nullptr) {
+    result.unit_end = end_of_unit(result.map);
+    while (result.first_float_slice + 1 < result.slices &&
+           result.slice_start(result.first_float_slice + 1) <= result.unit_end)
+      ++result.first_float_slice;
+  }
+
   const Index heads = result.heads, packed = RowPacker<T>::packed_size(problem.key_dim());
   const Index values = result.plan.chunk * result.value_stride;
   result.packers = Packers<T>::lay_out(arena, problem, heads);
@@ -95,9 +116,11 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
   result.keys = {arena, {heads, result.superblock}, packed};
   result.values = {arena, {heads, result.superblock}, values};
   if (problem.causal) {
-    const Index partial_rows = smaller(size, SummarySlice<T>::padded_rows(result.plan.chunk));
+    const Index partial_rows = result.matrix == nullptr ? smaller(size, SummarySlice<T>::padded_rows(result.plan.chunk))
+                                                        : simd::padded_tokens<T>(result.plan.chunk);
     result.queries = {arena, {heads, group, result.superblock}, packed};
-    result.partial = {arena, {heads, result.slices, group, result.superblock}, partial_rows * result.value_stride};
+    result.partial = {
+        arena, {heads, result.float_slices(), group, result.superblock}, partial_rows * result.value_stride};
     result.partial_normalizer = {arena, {heads, result.slices, group, result.superblock}, size};
     result.square_sums = {arena, {heads, result.slices}, result.superblock};
     if (problem.has_gates()) {
@@ -109,6 +132,23 @@ FactoredScratch<T> FactoredScratch<T>::lay_out(Arena& arena, const Problem<T>& p
     result.stored_values = {arena, {heads, result.stored}, values};
   }
   result.panels = {arena, {problem.threads}, simd::panel_features * size};
+  if (result.matrix != nullptr) {
+    const Index sums = simd::sum_tiles_size<T>(result.value_stride);
+    result.value_tiles = {arena, {heads, result.superblock}, simd::value_tiles_size<T>(result.value_stride)};
+    if (problem.causal) {
+      result.tiles = KeyTiles<T>::lay_out(arena, problem, heads, result.superblock);
+      result.stored_tiles = KeyTiles<T>::lay_out(arena, problem, heads, result.stored);
+      result.partial_tiles = {arena, {heads, result.slices, group, result.superblock}, sums};
+    } else {
+      // Enough of them that rounding the summary is little, as long as every thread has some.
+      constexpr Index enough = 8;
+      const Index rows = heads * group * block_count(problem.queries(), result.plan.chunk);
+      result.read_together = std::clamp<Index>(rows / (2 * problem.threads), 1, enough);
+      result.read_queries = {arena, {problem.threads, result.read_together}, packed};
+      result.read_tiles = {arena, {problem.threads, result.read_together}, sums};
+      result.read_normalizers = {arena, {problem.threads, result.read_together}, size};
+    }
+  }
   result.threads = take_each<DirectThreadScratch<T>>(arena, problem.threads,
                                                      [&] { return DirectThreadScratch<T>::lay_out(arena, problem); });
   result.direct_keys = take_each<KeysOnDemand<T>>(

@@ -47,6 +47,12 @@ struct SummarySlice {
   Index summary_size() const { return padded_rows(last - first) * value_stride; }
   Index numbers() const { return summary_size() + last - first; }
 
+  // The features of it that lie in [from, to).
+  SummarySlice part(Index from, Index to) const {
+    const Index begin = std::clamp(from, first, last), end = std::clamp(to, begin, last);
+    return {map, value_stride, begin, end, summary + (begin - first) * value_stride, normalizer + (begin - first)};
+  }
+
   // The same features of another, which holds as many or more; in memory of `numbers`, summary first.
   void copy_from(const SummarySlice& other) const {
     std::copy_n(other.summary + (first - other.first) * value_stride, summary_size(), summary);

@@ -26,6 +26,7 @@ inline constexpr Index tile_side = 16;       // rows of a tile, columns of sums
 inline constexpr Index tile_depth = 32;      // of the numbers multiplied
 inline constexpr Index tile_numbers = 512;   // bfloat16
 inline constexpr Index sum_tile_size = 256;  // float
+inline constexpr Index matrix_chunk = 128;   // tokens of a scan's chunk: whole tiles of depth
 
 constexpr Index tiles_of(Index rows) { return (rows + tile_side - 1) / tile_side; }
 constexpr Index depth_steps(Index depth) { return (depth + tile_depth - 1) / tile_depth; }

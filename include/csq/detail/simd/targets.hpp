@@ -9,7 +9,7 @@
 
 #include "csq/detail/base/check.hpp"
 #include "csq/detail/simd/target/avx2.hpp"
-#include "csq/detail/simd/target/avx512.hpp"
+#include "csq/detail/simd/target/avx512_amx.hpp"
 #include "csq/detail/simd/target/portable.hpp"
 
 namespace CSQ_CODE::detail::simd {
@@ -27,12 +27,12 @@ struct TargetList {
   template <class T>
   static constexpr const SummaryKernelSet<T>* summary[] = {Each::template summary<T>...};
   template <class Element>
-  static constexpr const Storage<float>* storage[] = {Each::template storage<Element>...};
+  static constexpr const Storage<float>* (*storage[])() = {Each::template storage<Element>...};
 };
 
 using Targets = TargetList<
 #if defined(__x86_64__)
-    avx512::Target, avx2::Target,
+    avx512_amx::Target, avx512::Target, avx2::Target,
 #endif
     portable::Target>;
 
@@ -82,7 +82,7 @@ const Storage<Computed<Element>>* storage_of() {
   if constexpr (is_computed_in_itself<Element>)
     return nullptr;
   else
-    return Targets::storage<std::remove_const_t<Element>>[chosen_target()];
+    return Targets::storage<std::remove_const_t<Element>>[chosen_target()]();
 }
 
 }  // namespace CSQ_CODE::detail::simd

@@ -54,7 +54,9 @@ struct Target {
   template <class T>
   static constexpr const SummaryKernelSet<T>* summary = &summary_kernel_set<T>;
   template <class Element>
-  static constexpr const Storage<float>* storage = &avx2::storage<Element>;
+  static const Storage<float>* storage() {
+    return &avx2::storage<Element>;
+  }
 };
 
 }  // namespace CSQ_CODE::detail::simd::avx2

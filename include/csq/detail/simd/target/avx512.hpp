@@ -59,7 +59,9 @@ struct Target {
   template <class T>
   static constexpr const SummaryKernelSet<T>* summary = &summary_kernel_set<T>;
   template <class Element>
-  static constexpr const Storage<float>* storage = &avx512::storage<Element>;
+  static const Storage<float>* storage() {
+    return &avx512::storage<Element>;
+  }
 };
 
 }  // namespace CSQ_CODE::detail::simd::avx512

@@ -45,13 +45,11 @@ using namespace avx512;  // vectors, masks, weights and the float kernels
 
 namespace CSQ_CODE::detail::simd::avx512_amx {
 
-// Tiles and bfloat16 in the processor, tiles saved by the system, and its leave to use them: Linux gives it to a
-// process that asks, and to the threads that it starts from then on. Anything that fails means that there are none.
-inline bool request_tiles() {
+// Tiles and bfloat16 in the processor, and tiles saved by the system.
+inline bool has_tiles() {
 #if defined(__linux__)
   constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5, osxsave = 1u << 27;
   constexpr unsigned tile_state = 3u << 17;  // XTILECFG and XTILEDATA
-  constexpr long get_permission = 0x1022, request_permission = 0x1023, tile_data = 18;
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & osxsave) == 0) return false;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & amx_bf16) == 0 || (d & amx_tile) == 0 || a == 0)
@@ -59,7 +57,18 @@ inline bool request_tiles() {
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & avx512_bf16) == 0) return false;
   unsigned low = 0, high = 0;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  if ((low & tile_state) != tile_state) return false;
+  return (low & tile_state) == tile_state;
+#else
+  return false;
+#endif
+}
+
+// The system's leave to use them: Linux gives it to a process that asks, and to the threads that it has or starts from
+// then on. Asked for when the first array of bfloat16 comes, since it makes the frames of signals larger; where it is
+// refused float kernels serve.
+inline bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr long get_permission = 0x1022, request_permission = 0x1023, tile_data = 18;
   if (syscall(SYS_arch_prctl, request_permission, tile_data) != 0) return false;
   unsigned long permitted = 0;
   return syscall(SYS_arch_prctl, get_permission, &permitted) == 0 && (permitted >> tile_data & 1) != 0;
@@ -68,15 +77,34 @@ inline bool request_tiles() {
 #endif
 }
 
+// bfloat16 as the float kernels know it, and the unit that multiplies it.
+template <class Element>
+inline constexpr Storage<float> storage_with_unit = [] {
+  Storage<float> storage = avx512::storage<Element>;
+  storage.matrix = &matrix_kernel_set<float>;
+  return storage;
+}();
+
 // Outside the region: asked before it is known what the processor has.
 struct Target {
   static constexpr const char* name = "avx512_amx";
-  static bool is_supported() {
-    static const bool supported = avx512::Target::is_supported() && request_tiles();
-    return supported;
-  }
+  static bool is_supported() { return avx512::Target::is_supported() && has_tiles(); }
+  template <class T>
+  static constexpr const KernelSet<T>* forward = avx512::Target::forward<T>;
+  template <class T>
+  static constexpr const BackwardKernelSet<T>* backward = avx512::Target::backward<T>;
+  template <class T>
+  static constexpr const SummaryKernelSet<T>* summary = avx512::Target::summary<T>;
   template <class T>
   static constexpr const MatrixKernelSet<T>* matrix = &matrix_kernel_set<T>;
+  template <class Element>
+  static const Storage<float>* storage() {
+    if constexpr (std::is_same_v<Element, Eigen::bfloat16>) {
+      static const bool permitted = may_use_tiles();
+      if (permitted) return &storage_with_unit<Element>;
+    }
+    return avx512::Target::storage<Element>();
+  }
 };
 
 }  // namespace CSQ_CODE::detail::simd::avx512_amx

@@ -50,7 +50,9 @@ struct Target {
   template <class T>
   static constexpr const SummaryKernelSet<T>* summary = &summary_kernel_set<T>;
   template <class Element>
-  static constexpr const Storage<float>* storage = &portable::storage<Element>;
+  static const Storage<float>* storage() {
+    return &portable::storage<Element>;
+  }
 };
 
 }  // namespace CSQ_CODE::detail::simd::portable
