@@ -35,8 +35,9 @@ void check_output(const Outputs<Element>& result, const reference::Result& expec
 
 template <class Element>
 void check_gradients(const GradientOutputs<Element>& result, const GradientOutputs<double>& expected) {
+  // Some are zero: what float makes of that.
   const auto near = [](const std::vector<double>& x, const std::vector<double>& y) {
-    return distance(x, y) <= gradient_tolerance();
+    return distance(x, y) <= (norm(y) <= 1e-12 ? 5e-5 : gradient_tolerance());
   };
   CHECK(near(doubles(result.query), expected.query));
   CHECK(near(doubles(result.key), expected.key));
