@@ -1,5 +1,5 @@
-// One attention call as data: sizes, options, memory layouts and values; run by the library in float or double, or by
-// the plain reference.
+// One attention call as data: sizes, options, memory layouts and values; run by the library on arrays of float, double
+// or 16 bits, or by the plain reference.
 #pragma once
 
 #include <array>
@@ -319,9 +319,14 @@ struct Run {
   csq::KeptSummary* summary = nullptr;
 };
 
+// What normalisers, gates and biases of arrays of T are made of: T, or float beside 16 bits.
+template <class T>
+using Computed = std::conditional_t<sizeof(T) == 2, float, T>;
+
 template <class T>
 struct Outputs {
-  std::vector<T> output, statistic;  // [batch, heads, tokens, dim], contiguous
+  std::vector<T> output;  // [batch, heads, tokens, dim], contiguous
+  std::vector<Computed<T>> statistic;
   bool outside_untouched = true;
 };
 
@@ -359,18 +364,18 @@ void with_options(const Problem& p, const Run& run, const Visit& visit) {
 template <class T>
 struct Placed {
   const Problem& problem;
-  Array<T> q, k, v, output, statistic;
-  Array<T> log_gate;
-  std::vector<T> bias;
+  Array<T> q, k, v, output;
+  Array<Computed<T>> statistic, log_gate;
+  std::vector<Computed<T>> bias;
 
   explicit Placed(const Problem& p) : problem(p) {
     q = place<T>(p.q_layout, p.q);
     k = place<T>(p.k_layout, p.k);
     v = place<T>(p.v_layout, p.v);
-    if (p.log_gate.batch > 0) log_gate = place<T>(p.k_layout, p.log_gate);
+    if (p.log_gate.batch > 0) log_gate = place<Computed<T>>(p.k_layout, p.log_gate);
     bias.assign(p.bias.values.begin(), p.bias.values.end());
     output = Array<T>(p.output_layout, {p.q.batch, p.q.heads, p.q.tokens, p.v.dim}, T(-12345.75));
-    statistic = Array<T>(p.output_layout, {p.q.batch, p.q.heads, p.q.tokens, 1}, T(-12345.75));
+    statistic = Array<Computed<T>>(p.output_layout, {p.q.batch, p.q.heads, p.q.tokens, 1}, Computed<T>(-12345.75));
   }
 
   // With the options that are arrays.
@@ -379,7 +384,7 @@ struct Placed {
     if (problem.bias.batch == 0) return options;
     const Tensor& b = problem.bias;
     const auto step = [](Index size, Index stride) { return size == 1 ? 0 : stride; };
-    const csq::Heads<const T> view(bias.data(), {problem.q.batch, problem.q.heads, problem.q.tokens, problem.k.tokens},
+    const csq::Heads<const Computed<T>> view(bias.data(), {problem.q.batch, problem.q.heads, problem.q.tokens, problem.k.tokens},
                                    {step(b.batch, b.heads * b.tokens * b.dim), step(b.heads, b.tokens * b.dim),
                                     step(b.tokens, b.dim), step(b.dim, 1)});
     options.bias = view;
@@ -410,26 +415,27 @@ Outputs<T> attend(const M& mechanism, const Problem& p, const Run& run = {}) {
 template <class T>
 struct GradientOutputs {
   std::vector<T> query, key, value;
-  double shift = 0;          // stays so for a mechanism without one
-  std::vector<T> log_gate;   // empty without gates
-  std::vector<double> sink;  // empty without sinks
+  double shift = 0;                   // stays so for a mechanism without one
+  std::vector<Computed<T>> log_gate;  // empty without gates
+  std::vector<double> sink;           // empty without sinks
   bool outside_untouched = true;
 };
 
 // The same with backward, which takes the outputs of the forward pass before it.
 template <class T>
 struct PlacedBackward : Placed<T> {
-  Array<T> dout, dq, dk, dv, dlog_gate;
+  Array<T> dout, dq, dk, dv;
+  Array<Computed<T>> dlog_gate;
 
   explicit PlacedBackward(const Problem& p) : Placed<T>(p) {
-    const auto gradient_of = [&](const Tensor& x) {
-      return Array<T>(p.gradient_layout, {x.batch, x.heads, x.tokens, x.dim}, T(-12345.75));
+    const auto gradient_of = [&]<class Element>(const Tensor& x, Array<Element>& gradient) {
+      gradient = Array<Element>(p.gradient_layout, {x.batch, x.heads, x.tokens, x.dim}, Element(-12345.75));
     };
     dout = place<T>(p.output_layout, p.dout);
-    dq = gradient_of(p.q);
-    dk = gradient_of(p.k);
-    dv = gradient_of(p.v);
-    if (p.log_gate.batch > 0) dlog_gate = gradient_of(p.log_gate);
+    gradient_of(p.q, dq);
+    gradient_of(p.k, dk);
+    gradient_of(p.v, dv);
+    if (p.log_gate.batch > 0) gradient_of(p.log_gate, dlog_gate);
   }
 
   template <class M>
@@ -450,8 +456,8 @@ struct PlacedBackward : Placed<T> {
       const csq::Options options = this->complete(plain);
       csq::attention_backward(mechanism, csq::Heads<const T>(this->q.view), csq::Heads<const T>(this->k.view),
                               csq::Heads<const T>(this->v.view), csq::Heads<const T>(this->output.view),
-                              csq::Heads<const T>(this->statistic.view), csq::Heads<const T>(dout.view), gradients,
-                              options);
+                              csq::Heads<const Computed<T>>(this->statistic.view), csq::Heads<const T>(dout.view),
+                              gradients, options);
     });
     result.query = dq.elements();
     result.key = dk.elements();

@@ -60,7 +60,8 @@ Method used_method(const Mechanism& mechanism, const Shape& shape, const Options
   return detail::resolve_method(detail::workload_of(shape, options), detail::weight_of(mechanism), options);
 }
 
-/// Bytes of scratch that a call with these sizes takes; a Workspace that has served one grows no further.
+/// Bytes of scratch that a call with these sizes takes, its arrays being of T; a Workspace that has served one grows no
+/// further.
 ///   csq::workspace_bytes<float>(csq::Csq{}, shape, {.threads = 8});
 template <class T = float, class Mechanism>
 std::size_t workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {

@@ -1,0 +1,201 @@
+// What the tests of 16-bit arrays share: the two formats by their definition, in integers and doubles, and the same call
+// in 16 bits and in float.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "problem.hpp"
+
+namespace sixteen {
+
+// Numbers are n·2^(e − mantissa), 2^mantissa ≤ n < 2^(mantissa + 1) and lowest ≤ e ≤ highest, or e = lowest and smaller n.
+template <class Element>
+struct Format;
+template <>
+struct Format<Eigen::bfloat16> {
+  static constexpr const char* name = "bfloat16";
+  static constexpr int mantissa = 7, lowest = -126, highest = 127;
+};
+template <>
+struct Format<Eigen::half> {
+  static constexpr const char* name = "half";
+  static constexpr int mantissa = 10, lowest = -14, highest = 15;
+};
+
+template <class Element>
+inline constexpr std::uint32_t infinity_bits = static_cast<std::uint32_t>(
+    (Format<Element>::highest - Format<Element>::lowest + 2) << Format<Element>::mantissa);
+
+template <class Element>
+Element from_bits(std::uint32_t bits) {
+  const auto narrow = static_cast<std::uint16_t>(bits);
+  Element element;
+  std::memcpy(static_cast<void*>(&element), &narrow, 2);
+  return element;
+}
+template <class Element>
+std::uint32_t bits_of(const Element& element) {
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, &element, 2);
+  return bits;
+}
+template <class Element>
+bool is_nan(const Element& element) {
+  return (bits_of(element) & 0x7fff) > infinity_bits<Element>;
+}
+
+template <class Element>
+double value_of(const Element& element) {
+  using F = Format<Element>;
+  const std::uint32_t bits = bits_of(element), size = bits & 0x7fff, step = std::uint32_t{1} << F::mantissa;
+  double value = 0;
+  if (size >= infinity_bits<Element>)
+    value = size == infinity_bits<Element> ? std::numeric_limits<double>::infinity()
+                                           : std::numeric_limits<double>::quiet_NaN();
+  else if (size < step)
+    value = std::ldexp(size, F::lowest - F::mantissa);
+  else
+    value = std::ldexp(step + size % step, static_cast<int>(size / step) - 1 + F::lowest - F::mantissa);
+  return (bits & 0x8000) != 0 ? -value : value;
+}
+
+// To nearest, ties to even; beyond the largest number, infinity.
+template <class Element>
+Element rounded(double x) {
+  using F = Format<Element>;
+  const std::uint32_t sign = std::signbit(x) ? 0x8000 : 0, step = std::uint32_t{1} << F::mantissa;
+  const double size = std::abs(x);
+  if (std::isnan(x)) return from_bits<Element>(sign | infinity_bits<Element> | step / 2);
+  if (size >= std::ldexp(1, F::highest + 1)) return from_bits<Element>(sign | infinity_bits<Element>);
+  const int exponent = size == 0 ? F::lowest : std::max(std::ilogb(size), F::lowest);
+  const double scaled = std::ldexp(size, F::mantissa - exponent);
+  double whole = std::floor(scaled);
+  const double rest = scaled - whole;
+  if (rest > 0.5 || (rest == 0.5 && std::fmod(whole, 2) == 1)) ++whole;
+  // A carry into the next power of two, infinity included, is one into the exponent's bits.
+  const auto n = static_cast<std::uint32_t>(whole);
+  if (n < step) return from_bits<Element>(sign | n);
+  return from_bits<Element>(sign | ((static_cast<std::uint32_t>(exponent - F::lowest + 1) * step) + (n - step)));
+}
+
+// As what is stored must be: the same bits, or both NaN.
+template <class Element>
+bool is_rounding_of(const Element& element, double exact) {
+  return std::isnan(exact) ? is_nan(element) : bits_of(element) == bits_of(rounded<Element>(exact));
+}
+template <class Element>
+bool are_roundings_of(const std::vector<Element>& elements, const std::vector<float>& exact) {
+  if (elements.size() != exact.size()) return false;
+  for (std::size_t i = 0; i < elements.size(); ++i)
+    if (!is_rounding_of(elements[i], double(exact[i]))) return false;
+  return true;
+}
+
+// What an array of 16 bits holds of these numbers.
+template <class Element>
+Tensor rounded(Tensor x) {
+  for (double& value : x.values) value = value_of(rounded<Element>(value));
+  return x;
+}
+template <class Element>
+Problem rounded(Problem p) {
+  p.q = rounded<Element>(std::move(p.q));
+  p.k = rounded<Element>(std::move(p.k));
+  p.v = rounded<Element>(std::move(p.v));
+  p.dout = rounded<Element>(std::move(p.dout));
+  return p;
+}
+
+template <class Element>
+std::vector<double> doubles(const std::vector<Element>& x) {
+  return {x.begin(), x.end()};
+}
+
+// visit.template operator()<Element>() for both.
+template <class Visit>
+void for_both_types(const Visit& visit) {
+  visit.template operator()<Eigen::bfloat16>();
+  visit.template operator()<Eigen::half>();
+}
+
+// Whether this kernel set multiplies the 16-bit numbers themselves, which rounds weights and features too; otherwise all
+// arithmetic is that of float arrays, to the bit.
+inline bool matrix_unit_in_use() { return false; }
+
+// ‖x − reference‖/‖reference‖ of an output, of a gradient.
+inline double output_tolerance() { return matrix_unit_in_use() ? 2e-2 : 8e-3; }
+inline double gradient_tolerance() { return 3e-2; }
+inline double statistic_tolerance() { return matrix_unit_in_use() ? 2e-2 : 5e-5; }
+
+// The same call on 16-bit arrays and on float arrays of the same numbers. Rows whose elements lie apart are divided
+// otherwise than those of contiguous memory, from which 16 bits are always written: so the float output is contiguous.
+template <class Element>
+struct Pair {
+  Problem problem, in_float;
+  PlacedBackward<Element> narrow;
+  PlacedBackward<float> wide;
+
+  explicit Pair(const Problem& p) : problem(p), in_float(contiguous(p)), narrow(problem), wide(in_float) {}
+  Pair(const Pair&) = delete;
+  Pair& operator=(const Pair&) = delete;
+
+  template <class M>
+  Outputs<Element> check_forward(const M& mechanism, const Run& run) {
+    const Outputs<Element> result = narrow.attend(mechanism, run);
+    CHECK(result.outside_untouched);
+    const Outputs<float> expected = wide.attend(mechanism, run);
+    if (matrix_unit_in_use()) {
+      CHECK(distance(doubles(result.output), doubles(expected.output)) <= output_tolerance());
+      CHECK(distance(doubles(result.statistic), doubles(expected.statistic)) <= statistic_tolerance());
+    } else {
+      CHECK(are_roundings_of(result.output, expected.output));
+      CHECK(same_bits(result.statistic, expected.statistic));
+    }
+    return result;
+  }
+
+  // Forward, then backward from the output that 16 bits hold.
+  template <class M>
+  GradientOutputs<Element> check(const M& mechanism, const Run& run) {
+    check_forward(mechanism, run);
+    const std::vector<Element> output = narrow.output.elements();
+    std::size_t at = 0;
+    wide.output.for_each([&](float& element, Index, Index, Index, Index) { element = float(output[at++]); });
+    const GradientOutputs<Element> result = narrow.backward(mechanism, run);
+    CHECK(result.outside_untouched);
+    const GradientOutputs<float> expected = wide.backward(mechanism, run);
+    if (matrix_unit_in_use()) {
+      const auto near = [](const auto& x, const auto& y) {
+        return distance(doubles(x), doubles(y)) <= gradient_tolerance();
+      };
+      CHECK(near(result.query, expected.query));
+      CHECK(near(result.key, expected.key));
+      CHECK(near(result.value, expected.value));
+      CHECK(near(result.log_gate, expected.log_gate));
+      CHECK(near(result.sink, expected.sink));
+    } else {
+      CHECK(are_roundings_of(result.query, expected.query));
+      CHECK(are_roundings_of(result.key, expected.key));
+      CHECK(are_roundings_of(result.value, expected.value));
+      CHECK(same_bits(result.log_gate, expected.log_gate));
+      CHECK(same_bits(result.sink, expected.sink));
+      CHECK(same_bits(std::vector<double>{result.shift}, {expected.shift}));
+    }
+    return result;
+  }
+
+ private:
+  static Problem contiguous(Problem p) {
+    p.output_layout = Layout::contiguous;
+    return p;
+  }
+};
+
+}  // namespace sixteen
