@@ -56,23 +56,24 @@ class Stream {
               {shape.batch, shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, options.scale, options.window,
                options.sink, options.soft_cap, options.gated,
                options.centering == Centering::automatic ? default_centering<Mechanism>(true) : options.centering,
-               options.rollback, options.threads}) {}
+               options.rollback, options.threads},
+              detail::simd::storage_of<T>()) {}
 
   /// Appends tokens: q [batch, heads, n, d], k [batch, kv_heads, n, d], v [batch, kv_heads, n, dᵥ] → out
   /// [batch, heads, n, dᵥ], overwritten. log_gate [batch, kv_heads, n, 1] where the stream is gated. `lengths` [batch]:
   /// how many of the n tokens each entry gets, all unless given; rows behind them are 0.
   template <class Query, class Key, class Value, class Output>
-  void prefill(Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out, Heads<const T> log_gate = {},
-               std::span<const Index> lengths = {}) {
+  void prefill(Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
+               Heads<const detail::Computed<T>> log_gate = {}, std::span<const Index> lengths = {}) {
     if constexpr (detail::can_go_together(detail::Read<T, Query, Key, Value>{}, detail::Written<Output>{}))
-      core_.append({detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized<const T>(v),
-                    detail::normalized(log_gate), detail::normalized(out)},
-                   lengths);
+      core_.append(
+          {detail::stored(q), detail::stored(k), detail::stored(v), detail::stored(out), detail::normalized(log_gate)},
+          lengths);
   }
   /// The same of the next token, or a few.
   template <class Query, class Key, class Value, class Output>
-  void step(Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out, Heads<const T> log_gate = {},
-            std::span<const Index> lengths = {}) {
+  void step(Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
+            Heads<const detail::Computed<T>> log_gate = {}, std::span<const Index> lengths = {}) {
     prefill(q, k, v, out, log_gate, lengths);
   }
 
@@ -109,7 +110,7 @@ class Stream {
   void load(std::span<const std::byte> bytes) { core_.load(bytes); }
 
  private:
-  detail::StreamCore<T> core_;
+  detail::StreamCore<detail::Computed<T>> core_;
 };
 
 }  // namespace CSQ_CODE

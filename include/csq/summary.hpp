@@ -60,9 +60,9 @@ class Summary {
   /// Takes up k [batch, kv_heads, m, d] and v [batch, kv_heads, m, dᵥ]; O(m·D·dᵥ) a head. log_gate [batch, kv_heads, m,
   /// 1] where the summary is gated: what is held decays by all of them, the first included.
   template <class Key, class Value>
-  void absorb(Heads<Key> k, Heads<Value> v, Heads<const T> log_gate = {}) {
+  void absorb(Heads<Key> k, Heads<Value> v, Heads<const detail::Computed<T>> log_gate = {}) {
     if constexpr (detail::can_go_together(detail::Read<T, Key, Value>{}, detail::Written<>{}))
-      core_.absorb(detail::normalized<const T>(k), detail::normalized<const T>(v), detail::normalized(log_gate));
+      core_.absorb(detail::stored(k), detail::stored(v), detail::normalized(log_gate));
   }
   /// q [batch, heads, n, d] → out [batch, heads, n, dᵥ], overwritten, and its normaliser [batch, heads, n, 1]:
   /// attention of queries that see all keys held and no other, decayed as at the last of them. O(n·D·dᵥ) a head,
@@ -71,24 +71,25 @@ class Summary {
   template <class Query, class Output>
   void read(Heads<Query> q, Heads<Output> out, const History* query_history = nullptr) const {
     if constexpr (detail::can_go_together(detail::Read<T, Query>{}, detail::Written<Output>{}))
-      core_.read(detail::normalized<const T>(q), detail::normalized(out), nullptr, query_history);
+      core_.read(detail::stored(q), detail::stored(out), nullptr, query_history);
   }
   template <class Query, class Output, class Normalizer>
   void read(Heads<Query> q, Heads<Output> out, Heads<Normalizer> normalizer,
             const History* query_history = nullptr) const {
-    if constexpr (detail::can_go_together(detail::Read<T, Query>{}, detail::Written<Output, Normalizer>{}))
-      core_.read(detail::normalized<const T>(q), detail::normalized(out), &normalizer, query_history);
+    if constexpr (detail::can_go_together(detail::Read<T, Query>{}, detail::Written<Output>{}, detail::ReadComputed<>{},
+                                          detail::WrittenComputed<Normalizer>{}))
+      core_.read(detail::stored(q), detail::stored(out), &normalizer, query_history);
   }
   /// A piece of a causal sequence: row i sees what is held and the piece's keys up to i; then the piece is absorbed.
   /// The rows are those of one causal call over all tokens, up to rounding. n queries and n keys. With a prefix
   /// centring, and tokens before: query_history, the mean of the queries that went with them. Each call copies the
   /// summary twice: a few tokens at a time belong into a Stream.
   template <class Query, class Key, class Value, class Output>
-  void attend(Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out, Heads<const T> log_gate = {},
-              const History* query_history = nullptr) {
+  void attend(Heads<Query> q, Heads<Key> k, Heads<Value> v, Heads<Output> out,
+              Heads<const detail::Computed<T>> log_gate = {}, const History* query_history = nullptr) {
     if constexpr (detail::can_go_together(detail::Read<T, Query, Key, Value>{}, detail::Written<Output>{}))
-      core_.attend(detail::normalized<const T>(q), detail::normalized<const T>(k), detail::normalized<const T>(v),
-                   detail::normalized(out), detail::normalized(log_gate), query_history);
+      core_.attend(detail::stored(q), detail::stored(k), detail::stored(v), detail::stored(out),
+                   detail::normalized(log_gate), query_history);
   }
 
   /// The keys of `right` follow: S ← e^(Σ of right's gates)·S + S of right. Both of the same mechanism, sizes and
@@ -110,7 +111,7 @@ class Summary {
   void load(std::span<const std::byte> bytes) { core_.load(bytes); }
 
  private:
-  detail::SummaryCore<T> core_;
+  detail::SummaryCore<detail::Computed<T>> core_;
 };
 
 }  // namespace CSQ_CODE

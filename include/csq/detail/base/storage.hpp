@@ -1,7 +1,7 @@
 // Arrays whose elements lie in memory in another type than the one that is computed with: 16 bits beside float.
 //
-// Nothing but packing and storing looks at it: a view of such an array is a pointer that only `moved` steps, and the
-// two functions of its Storage read and write runs of elements, converted. A view of the type itself has none.
+// Nothing but packing, storing and decoding looks at it: a view of such an array is a pointer that only `moved` steps,
+// and the two functions of its Storage read and write runs of elements, converted. A view of the type itself has none.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +16,11 @@ struct half;
 }  // namespace Eigen
 
 namespace CSQ_CODE::detail {
+
+namespace simd {
+template <class T>
+struct FewQueriesBlock;
+}
 
 // What arrays of an element type are computed in.
 template <class Element>
@@ -38,9 +43,13 @@ inline constexpr bool is_computed_in_itself = std::is_same_v<std::remove_const_t
 template <class T>
 struct Storage {
   std::int64_t bytes = 0;  // of an element
+  std::int64_t code = 0;   // that files know the type by
   // `count` elements, `stride` elements apart.
   void (*load)(const void* from, std::int64_t stride, std::int64_t count, T* to) = nullptr;
   void (*store)(const T* from, std::int64_t count, void* to, std::int64_t stride) = nullptr;
+  // KernelSet's, of keys and of values in this type: a few queries wait for memory, and read it where it lies.
+  void (*few_scores)(const simd::FewQueriesBlock<T>& block) = nullptr;
+  void (*few_values)(const simd::FewQueriesBlock<T>& block) = nullptr;
 };
 
 // The address so many elements on; `storage` null: elements are of T.

@@ -77,6 +77,12 @@ Index element_bytes(const StoredHeads<T>& view) {
   return view.storage == nullptr ? static_cast<Index>(sizeof(T)) : view.storage->bytes;
 }
 
+// What files know a type by.
+template <class T>
+Index type_code(const Storage<T>* storage) {
+  return storage == nullptr ? static_cast<Index>(sizeof(T)) : storage->code;
+}
+
 // Gradients<T> of arrays that may lie in another type.
 template <class T>
 struct StoredGradients {

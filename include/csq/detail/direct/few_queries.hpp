@@ -50,14 +50,16 @@ class FewQueriesRun {
   struct Rows {
     const T* data;
     Index stride;
+    const Storage<T>* storage = nullptr;
+
+    const T* at(Index row) const { return moved(data, row * stride, storage); }
   };
   static bool is_whole(const StoredHead<const T>& head) {
-    return head.storage == nullptr && head.dim_stride == 1 && head.dim == simd::padded_columns<T>(head.dim);
+    return head.dim_stride == 1 && head.dim == simd::padded_columns<T>(head.dim);
   }
   Rows keys_of(const RowPacker<T>& packer, Index first, Index count, const Scratch& mine) const {
     const bool is_raw = (packer.means.centering == Centering::none && !packer.elu) || centers_scores_;
-    if (is_raw && is_whole(packer.head))
-      return {packer.head.data + first * packer.head.token_stride, packer.head.token_stride};
+    if (is_raw && is_whole(packer.head)) return {packer.head.at(first), packer.head.token_stride, packer.head.storage};
     if (is_raw) {
       simd::kernels<T>().pack_values(rows_of(packer.head, first, count), scratch_.key_stride, mine.keys);
       return {mine.keys, scratch_.key_stride};
@@ -66,7 +68,7 @@ class FewQueriesRun {
     return {mine.keys, scratch_.key_stride};
   }
   Rows values_of(const StoredHead<const T>& head, Index first, Index count, const Scratch& mine) const {
-    if (is_whole(head)) return {head.data + first * head.token_stride, head.token_stride};
+    if (is_whole(head)) return {head.at(first), head.token_stride, head.storage};
     simd::kernels<T>().pack_values(rows_of(head, first, count), scratch_.value_stride, mine.values);
     return {mine.values, scratch_.value_stride};
   }
@@ -91,10 +93,14 @@ class FewQueriesRun {
     for (Index first = start; real > 0 && first < end; first += size) {
       const Index count = smaller(size, end - first);
       const Rows keys = keys_of(key, first, count, mine), values = values_of(value, first, count, mine);
-      if (centers_scores_) move_reference(h, real, first, first == start, keys.data, mine);
+      if (centers_scores_) move_reference(h, real, first, first == start, keys, mine);
       for (Index i = 0; i < real; ++i)
         for (Index g = 0; g < group_; g += together) serve_some(h, g, i, stretch, {first, count, keys, values}, mine);
     }
+  }
+
+  static Index bytes_of(const Rows& rows) {
+    return rows.storage == nullptr ? static_cast<Index>(sizeof(T)) : rows.storage->bytes;
   }
 
   struct Block {
@@ -113,16 +119,16 @@ class FewQueriesRun {
     block.query = mine.query + (g * n + i) * scratch_.key_stride;
     block.query_stride = n * scratch_.key_stride;
     block.queries = smaller(together, group_ - g);
-    block.key = at.keys.data + from * at.keys.stride;
+    block.key = at.keys.at(from);
     block.key_stride = at.keys.stride;
-    block.values = at.values.data + from * at.values.stride;
+    block.values = at.values.at(from);
     block.value_stride = at.values.stride;
     block.keys = end - from;
     block.dim = scratch_.key_stride;
     block.value_dim = scratch_.value_stride;
-    block.from_memory =
-        block.queries == together &&
-        problem_.keys() * (at.keys.stride + at.values.stride) * Index(sizeof(T)) > simd::second_level_bytes;
+    block.from_memory = block.queries == together && problem_.keys() * (at.keys.stride * bytes_of(at.keys) +
+                                                                        at.values.stride * bytes_of(at.values)) >
+                                                         simd::second_level_bytes;
     block.weight = weight_;
     simd::Adjustment<T> adjust[std::size_t{together}];
     if (!problem_.is_plain()) {
@@ -141,16 +147,21 @@ class FewQueriesRun {
     block.maximum = scratch_.maximum(head, stretch) + i;
     block.statistic_stride = scratch_.stretches * scratch_.normalizer.size();
     if (centers_scores_) block.reference = mine.reference;
-    simd::kernels<T>().few_scores(block);
+    (at.keys.storage == nullptr ? simd::kernels<T>().few_scores : at.keys.storage->few_scores)(block);
     for (Index r = 0; centers_scores_ && r < block.queries; ++r) center(h, g + r, i, at.first, block, r, mine);
-    simd::kernels<T>().few_values(block);
+    (at.values.storage == nullptr ? simd::kernels<T>().few_values : at.values.storage->few_values)(block);
   }
 
   // --- centring by scores ---
 
   // r becomes the first key of a block, and Σ t before it what it is with that r: at the beginning of a stretch from
   // the sum of the keys, later by the step that r has made.
-  void move_reference(Index h, Index real, Index first, bool begins, const T* key, const Scratch& mine) const {
+  void move_reference(Index h, Index real, Index first, bool begins, const Rows& keys, const Scratch& mine) const {
+    T* const key = mine.first_key;
+    if (keys.storage == nullptr)
+      std::copy_n(keys.data, scratch_.key_stride, key);
+    else
+      keys.storage->load(keys.data, 1, scratch_.key_stride, key);
     const HeadCentering& means = scratch_.packers.key[h].means;
     const Index dim = problem_.key_dim(), n = problem_.queries();
     const double before = means.history_count + static_cast<double>(first);

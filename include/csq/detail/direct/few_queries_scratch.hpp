@@ -16,6 +16,7 @@ struct FewQueriesScratch {
     T* values = nullptr;           // [B][padded dv]
     T* weights = nullptr;          // [queries together][B]
     T* reference = nullptr;        // r
+    T* first_key = nullptr;        // of a block
     double* score_sums = nullptr;  // Σ t: [group][n]
     double* sums = nullptr;
     RescaleScratch<T> again;
@@ -60,6 +61,7 @@ struct FewQueriesScratch {
       scratch.values = arena.template take<T>(size * result.value_stride);
       scratch.weights = arena.template take<T>(simd::FewQueriesBlock<T>::queries_together * size);
       scratch.reference = arena.template take<T>(result.key_stride);
+      scratch.first_key = arena.template take<T>(result.key_stride);
       scratch.score_sums = arena.template take<double>(problem.group() * problem.queries());
       scratch.sums = arena.template take<double>(RowPacker<T>::scratch_sums(problem.key_dim()));
       scratch.again = RescaleScratch<T>::lay_out(arena, problem);

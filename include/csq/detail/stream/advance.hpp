@@ -54,31 +54,34 @@ class StreamRun {
   void add_keys(Index e, Index first, Index count, const StreamScratch<T>& mine) const {
     const Index t = state_.at(e).tokens;
     for (Index h = 0; h < sizes_.kv_heads; ++h) {
-      center(
-          tokens_.key.head(e, h), first, count, t, [&](Index p) { return state_.key_sum(e, h, p); }, mine,
-          state_.key(e, h, t));
-      const Head<const T> values = tokens_.value.head(e, h);
-      copy_rows(values, first, count, state_.value(e, h, t));
+      const StoredHead<const T> keys = tokens_.key.head(e, h);
+      if (sizes_.centred)
+        center(
+            keys, first, count, t, [&](Index p) { return state_.key_sum(e, h, p); }, mine, state_.key(e, h, t));
+      else
+        keep_rows(keys, first, count, state_.key(e, h, t));
+      keep_rows(tokens_.value.head(e, h), first, count, state_.value(e, h, t));
       for (Index r = 0; sizes_.gated && r < count; ++r)
         *state_.gate(e, h, t + r) = tokens_.gate.head(e, h)(first + r, 0);
     }
   }
   void center_queries(Index e, Index first, Index count, const StreamScratch<T>& mine) const {
     const Index t = state_.at(e).tokens;
-    for (Index h = 0; h < sizes_.heads; ++h)
-      center(
-          tokens_.query.head(e, h), first, count, t, [&](Index p) { return state_.query_sum(e, h, p); }, mine,
-          mine.query + h * count * sizes_.key_dim);
+    for (Index h = 0; h < sizes_.heads; ++h) {
+      const StoredHead<const T> queries = tokens_.query.head(e, h);
+      T* const to = mine.query + h * count * sizes_.key_dim;
+      if (sizes_.centred)
+        center(
+            queries, first, count, t, [&](Index p) { return state_.query_sum(e, h, p); }, mine, to);
+      else
+        copy_rows(queries, first, count, to);
+    }
   }
   // Rows [first, first + count) of the call, at positions from t on, less their means, to [count][key_dim]. The sums
   // that the stream may go back to are kept: a few rows at a time before them, then one by one.
   template <class SumAt>
-  void center(const Head<const T>& rows, Index first, Index count, Index t, const SumAt& sum_at,
+  void center(const StoredHead<const T>& rows, Index first, Index count, Index t, const SumAt& sum_at,
               const StreamScratch<T>& mine, T* to) const {
-    if (!sizes_.centred) {
-      copy_rows(rows, first, count, to);
-      return;
-    }
     const Index dim = sizes_.key_dim, stride = simd::padded_columns<T>(dim);
     std::fill_n(mine.row_sum, simd::padded_columns<double>(dim), 0.0);
     std::copy_n(sum_at(t), dim, mine.row_sum);
@@ -97,14 +100,28 @@ class StreamRun {
       if (done >= count - sizes_.rollback) std::copy_n(mine.row_sum, dim, sum_at(t + done));
     }
   }
-  static void copy_rows(const Head<const T>& rows, Index first, Index count, T* to) {
+  static void copy_rows(const StoredHead<const T>& rows, Index first, Index count, T* to) {
     for (Index r = first; r < first + count; ++r) {
-      const T* from = rows.data + r * rows.token_stride;
-      if (rows.dim_stride == 1)
+      const T* from = rows.at(r);
+      if (rows.storage != nullptr) {
+        rows.storage->load(from, rows.dim_stride, rows.dim, to);
+        to += rows.dim;
+      } else if (rows.dim_stride == 1) {
         to = std::copy_n(from, rows.dim, to);
-      else
+      } else {
         for (Index a = 0; a < rows.dim; ++a) *to++ = from[a * rows.dim_stride];
+      }
     }
+  }
+  // The same in the type in which they came.
+  static void keep_rows(const StoredHead<const T>& rows, Index first, Index count, T* to) {
+    if (rows.storage == nullptr) return copy_rows(rows, first, count, to);
+    const auto bytes = static_cast<std::size_t>(rows.storage->bytes);
+    const std::size_t run = rows.dim_stride == 1 ? bytes * static_cast<std::size_t>(rows.dim) : bytes;
+    const Index runs = rows.dim_stride == 1 ? 1 : rows.dim;
+    auto* at = reinterpret_cast<std::byte*>(to);
+    for (Index r = first; r < first + count; ++r)
+      for (Index a = 0; a < runs; ++a, at += run) std::memcpy(at, rows.at(r, a), run);
   }
 
   // The tail from `from` on, centred already, directly.
@@ -122,10 +139,10 @@ class StreamRun {
     if (sizes_.gated)
       options.log_gate =
           Heads<const T>(state_.gate(e, 0, from), {1, sizes_.kv_heads, keys, 1}, {0, state_.gate_stride(), 1, 1});
-    const Heads<const T> key(state_.key(e, 0, from), {1, sizes_.kv_heads, keys, sizes_.key_dim},
-                             {0, state_.key_stride(), sizes_.key_dim, 1});
-    const Heads<const T> value(state_.value(e, 0, from), {1, sizes_.kv_heads, keys, sizes_.value_dim},
-                               {0, state_.value_stride(), sizes_.value_dim, 1});
+    const StoredHeads<const T> key(state_.key(e, 0, from), {1, sizes_.kv_heads, keys, sizes_.key_dim},
+                                   {0, state_.key_stride(), sizes_.key_dim, 1}, state_.key_storage());
+    const StoredHeads<const T> value(state_.value(e, 0, from), {1, sizes_.kv_heads, keys, sizes_.value_dim},
+                                     {0, state_.value_stride(), sizes_.value_dim, 1}, state_.value_storage());
     const Heads<const T> query(mine.query, {1, sizes_.heads, count, sizes_.key_dim});
     const Heads<T> output(mine.output, {1, sizes_.heads, count, sizes_.value_dim});
     const Heads<T> normalizer(mine.normalizer, {1, sizes_.heads, count, 1});
@@ -202,9 +219,10 @@ class StreamRun {
     return decay_of_gates<T>(sum);
   }
   // factor·φ(x) of rows into mine.rows, and packed.
-  void pack(const T* rows, Index tokens, double factor, const StreamScratch<T>& mine, T* packed) const {
+  void pack(const T* rows, Index tokens, double factor, const StreamScratch<T>& mine, T* packed,
+            const Storage<T>* storage = nullptr) const {
     simd::PackBlock<T> block;
-    block.source = {rows, sizes_.key_dim, 1, tokens, sizes_.key_dim};
+    block.source = {rows, sizes_.key_dim, 1, tokens, sizes_.key_dim, storage};
     block.factor = factor;
     block.elu = plan_.weight.kind == Weight::Kind::feature_product;
     block.rows = mine.rows;
@@ -217,9 +235,10 @@ class StreamRun {
     const Index tokens = sizes_.absorbed, first = state_.at(e).tokens - tokens;
     const SummarySlice<T> slice = state_.summary(e, h);
     if (sizes_.rollback > 0) std::copy_n(slice.summary, state_.summary_numbers(), state_.summary(e, h, 1).summary);
-    pack(state_.key(e, h, first), tokens, 1, mine, mine.packed);
-    simd::kernels<T>().pack_values({state_.value(e, h, first), sizes_.value_dim, 1, tokens, sizes_.value_dim},
-                                   slice.value_stride, mine.values);
+    pack(state_.key(e, h, first), tokens, 1, mine, mine.packed, state_.key_storage());
+    simd::kernels<T>().pack_values(
+        {state_.value(e, h, first), sizes_.value_dim, 1, tokens, sizes_.value_dim, state_.value_storage()},
+        slice.value_stride, mine.values);
     const T* const ones = mine.packed + sizes_.key_dim * simd::block_tokens<T>;
     if (!sizes_.gated) {
       slice.absorb(mine.packed, mine.values, ones, tokens, mine.panel);
@@ -239,10 +258,13 @@ class StreamRun {
 
   void write(Index e, Index first, Index count, const StreamScratch<T>& mine) const {
     for (Index h = 0; h < sizes_.heads; ++h) {
-      const Head<T> output = tokens_.output.head(e, h);
+      const StoredHead<T> output = tokens_.output.head(e, h);
       for (Index r = 0; r < count; ++r) {
         const T* row = mine.output + (h * count + r) * sizes_.value_dim;
-        for (Index a = 0; a < sizes_.value_dim; ++a) output(first + r, a) = row[a];
+        if (output.storage != nullptr)
+          output.storage->store(row, sizes_.value_dim, output.at(first + r), output.dim_stride);
+        else
+          for (Index a = 0; a < sizes_.value_dim; ++a) output.write(first + r, a, row[a]);
       }
     }
   }

@@ -17,7 +17,8 @@ inline std::uint64_t checksum_of(std::span<const std::byte> bytes) {
 }
 
 template <class Number>
-using BitsOf = std::conditional_t<sizeof(Number) == 8, std::uint64_t, std::uint32_t>;
+using BitsOf = std::conditional_t<sizeof(Number) == 8, std::uint64_t,
+                                  std::conditional_t<sizeof(Number) == 4, std::uint32_t, std::uint16_t>>;
 
 class ByteWriter {
  public:

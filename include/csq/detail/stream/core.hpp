@@ -37,7 +37,8 @@ struct StreamWork {
 template <class T>
 class StreamCore {
  public:
-  StreamCore(const Weight& weight, const StreamRequest& request)
+  // `storage`: of the tokens; null: of T.
+  StreamCore(const Weight& weight, const StreamRequest& request, const Storage<T>* storage)
       : weight_(weight),
         coefficients_(weight.coefficients.begin(), weight.coefficients.end()),
         sink_(request.sink.begin(), request.sink.end()),
@@ -45,7 +46,7 @@ class StreamCore {
         soft_cap_(request.soft_cap),
         centering_(request.centering),
         threads_(request.threads),
-        state_(sizes_of(weight, request)) {
+        state_(sizes_of(weight, request), storage) {
     check_held<T>(weight_);
     require(!request.scale.has_value() || weight_.kind != Weight::Kind::feature_product, "scale: Linear takes none");
     require(is_finite(scale_), "scale: is ", scale_, " but must be finite");
@@ -70,7 +71,7 @@ class StreamCore {
   std::vector<std::byte> save() const { return save_stream<T>(plan(), state_); }
   // Nothing changes before nothing can fail any more.
   void load(std::span<const std::byte> bytes) {
-    StreamState<T> loaded = load_stream<T>(bytes, plan(), state_.sizes());
+    StreamState<T> loaded = load_stream<T>(bytes, plan(), state_.sizes(), state_.storage());
     StreamWork<T> work = make_work(loaded);
     state_ = std::move(loaded);
     work_ = std::move(work);
@@ -98,7 +99,7 @@ class StreamCore {
       }
       for (Index h = 0; h < s.heads; ++h)
         for (Index row = count; row < n; ++row)
-          for (Index a = 0; a < s.value_dim; ++a) tokens.output.head(e, h)(row, a) = T(0);
+          for (Index a = 0; a < s.value_dim; ++a) tokens.output.head(e, h).write(row, a, T(0));
     });
   }
 

@@ -15,14 +15,13 @@ namespace CSQ_CODE::detail {
 
 // What a stream is: the same for two of them exactly if one can go on from the other's state.
 template <class T>
-std::vector<std::byte> stream_identity(const StreamPlan& plan, const StreamSizes& s) {
+std::vector<std::byte> stream_identity(const StreamPlan& plan, const StreamSizes& s, const Storage<T>* storage) {
   ByteWriter writer;
   writer.add_bytes(std::as_bytes(std::span("csqstrm1", 8)));
-  for (const Index number :
-       {static_cast<Index>(sizeof(T)), s.batch, s.heads, s.kv_heads, s.key_dim, s.value_dim, s.rollback, s.absorbed,
-        s.window, static_cast<Index>(s.gated), static_cast<Index>(plan.centering), static_cast<Index>(plan.weight.kind),
-        static_cast<Index>(plan.exponent), s.map.size(), static_cast<Index>(plan.weight.coefficients.size()),
-        static_cast<Index>(plan.sink.size())})
+  for (const Index number : {type_code(storage), s.batch, s.heads, s.kv_heads, s.key_dim, s.value_dim, s.rollback,
+                             s.absorbed, s.window, static_cast<Index>(s.gated), static_cast<Index>(plan.centering),
+                             static_cast<Index>(plan.weight.kind), static_cast<Index>(plan.exponent), s.map.size(),
+                             static_cast<Index>(plan.weight.coefficients.size()), static_cast<Index>(plan.sink.size())})
     writer.add(number);
   const Quadratic& c = plan.weight.quadratic;
   for (const double number : {plan.scale, plan.soft_cap, plan.weight.radius, plan.weight.floor, c.c0, c.c1, c.c2})
@@ -35,7 +34,7 @@ std::vector<std::byte> stream_identity(const StreamPlan& plan, const StreamSizes
 template <class T>
 std::vector<std::byte> save_stream(const StreamPlan& plan, const StreamState<T>& state) {
   ByteWriter writer;
-  writer.add_bytes(stream_identity<T>(plan, state.sizes()));
+  writer.add_bytes(stream_identity<T>(plan, state.sizes(), state.storage()));
   for (Index e = 0; e < state.sizes().batch; ++e) {
     writer.add(state.at(e).tokens);
     writer.add(state.at(e).floor);
@@ -47,14 +46,15 @@ std::vector<std::byte> save_stream(const StreamPlan& plan, const StreamState<T>&
 // The state that the bytes hold, for a stream of these sizes. What they claim is not believed before there are as many
 // bytes as it takes: the checksum finds damage, not intent.
 template <class T>
-StreamState<T> load_stream(std::span<const std::byte> bytes, const StreamPlan& plan, const StreamSizes& sizes) {
+StreamState<T> load_stream(std::span<const std::byte> bytes, const StreamPlan& plan, const StreamSizes& sizes,
+                           const Storage<T>* storage) {
   const std::span<const std::byte> body = checked_body(bytes);
   ByteReader reader(body);
-  const std::vector<std::byte> identity = stream_identity<T>(plan, sizes);
+  const std::vector<std::byte> identity = stream_identity<T>(plan, sizes, storage);
   const std::span<const std::byte> other = reader.take_bytes(identity.size());
   require(std::equal(identity.begin(), identity.end(), other.begin()),
           "load: is the state of a stream of other sizes, type, mechanism or options");
-  StreamState<T> loaded(sizes);
+  StreamState<T> loaded(sizes, storage);
   for (Index e = 0; e < sizes.batch; ++e) {
     StreamPosition position;
     position.tokens = reader.take<Index>();
@@ -63,7 +63,7 @@ StreamState<T> load_stream(std::span<const std::byte> bytes, const StreamPlan& p
                 position.tokens - position.floor <= sizes.rollback,
             "load: entry ", e, " has seen ", position.tokens, " tokens and can go back to ", position.floor);
     const Index taken =
-        checked_sum(checked_product(loaded.numbers_at(position), static_cast<Index>(sizeof(T)), "load"),
+        checked_sum(loaded.number_bytes_at(position),
                     checked_product(loaded.sums_at(position), static_cast<Index>(sizeof(double)), "load"), "load");
     require(taken <= static_cast<Index>(reader.left()), "load: entry ", e, " of ", position.tokens, " tokens takes ",
             taken, " bytes but ", reader.left(), " are left");

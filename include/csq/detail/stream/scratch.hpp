@@ -52,8 +52,9 @@ struct StreamScratch {
 // The arrays of one call, checked.
 template <class T>
 struct StreamTokens {
-  Heads<const T> query, key, value, gate;
-  Heads<T> output;
+  StoredHeads<const T> query, key, value;
+  StoredHeads<T> output;
+  Heads<const T> gate;
 };
 
 }  // namespace CSQ_CODE::detail

@@ -8,6 +8,9 @@
 // f and t, the summary at b(f) is kept beside that at b(t). So everything is a function of the tokens, not of the calls
 // that brought them. A mechanism without a summary, or with a window, keeps its tail alone: from 0 on, or as far as the
 // window reaches from f.
+//
+// Values, and keys that are not centred, are kept in the type in which they came, so that 16 bits lose nothing; all
+// else is of T.
 #pragma once
 
 #include <algorithm>
@@ -51,11 +54,11 @@ struct StreamPosition {
 template <class T>
 class StreamState {
  public:
-  explicit StreamState(const StreamSizes& sizes)
-      : StreamState(sizes, sizes.has_summary() ? 2 * sizes.absorbed + sizes.rollback : 64) {
+  StreamState(const StreamSizes& sizes, const Storage<T>* storage)
+      : StreamState(sizes, storage, sizes.has_summary() ? 2 * sizes.absorbed + sizes.rollback : 64) {
     for (Index e = 0; e < sizes.batch; ++e) reset(e);
   }
-  StreamState(const StreamState& other) : StreamState(other.sizes_, other.capacity_) {
+  StreamState(const StreamState& other) : StreamState(other.sizes_, other.storage_, other.capacity_) {
     at_ = other.at_;
     if (memory_.bytes() > 0) std::memcpy(memory_.reserve(0), other.begin(), memory_.bytes());
   }
@@ -64,6 +67,9 @@ class StreamState {
   StreamState& operator=(const StreamState& other) { return *this = StreamState(other); }
 
   const StreamSizes& sizes() const { return sizes_; }
+  const Storage<T>* storage() const { return storage_; }
+  const Storage<T>* key_storage() const { return sizes_.centred ? nullptr : storage_; }
+  const Storage<T>* value_storage() const { return storage_; }
   std::size_t bytes() const { return memory_.bytes(); }
   Index capacity() const { return capacity_; }  // tokens of a tail
   StreamPosition& at(Index e) { return at_[static_cast<std::size_t>(e)]; }
@@ -79,13 +85,16 @@ class StreamState {
   }
 
   // Rows of the tail by position.
-  T* key(Index e, Index h, Index position) const { return keys_(e, h) + (position - at(e).base) * sizes_.key_dim; }
+  T* key(Index e, Index h, Index position) const {
+    return moved(reinterpret_cast<T*>(keys_(e, h)), (position - at(e).base) * sizes_.key_dim, key_storage());
+  }
   T* value(Index e, Index h, Index position) const {
-    return values_(e, h) + (position - at(e).base) * sizes_.value_dim;
+    return moved(reinterpret_cast<T*>(values_(e, h)), (position - at(e).base) * sizes_.value_dim, value_storage());
   }
   T* gate(Index e, Index h, Index position) const { return gates_(e, h) + (position - at(e).base); }
-  Index key_stride() const { return keys_.size(); }
-  Index value_stride() const { return values_.size(); }
+  // Elements from head to head.
+  Index key_stride() const { return capacity_ * sizes_.key_dim; }
+  Index value_stride() const { return capacity_ * sizes_.value_dim; }
   Index gate_stride() const { return gates_.size(); }
   // Sums of the rows before a position between floor and tokens.
   double* key_sum(Index e, Index h, Index position) const { return sum_of(key_sums_(e, h), position); }
@@ -122,7 +131,7 @@ class StreamState {
     Index wanted = capacity_;
     while (wanted < tokens) wanted = checked_product(wanted, 2, "tokens");
     if (wanted == capacity_) return false;
-    StreamState larger(sizes_, wanted);
+    StreamState larger(sizes_, storage_, wanted);
     larger.take(*this);
     *this = std::move(larger);
     return true;
@@ -134,8 +143,8 @@ class StreamState {
     if (needed == p.base || (!sizes_.has_summary() && held + more <= capacity_)) return;
     const Index drop = needed - p.base, left = held - drop;
     for (Index h = 0; h < sizes_.kv_heads; ++h) {
-      std::copy_n(keys_(e, h) + drop * sizes_.key_dim, left * sizes_.key_dim, keys_(e, h));
-      std::copy_n(values_(e, h) + drop * sizes_.value_dim, left * sizes_.value_dim, values_(e, h));
+      std::copy_n(keys_(e, h) + drop * key_row_bytes(), left * key_row_bytes(), keys_(e, h));
+      std::copy_n(values_(e, h) + drop * value_row_bytes(), left * value_row_bytes(), values_(e, h));
       if (sizes_.gated) std::copy_n(gates_(e, h) + drop, left, gates_(e, h));
     }
     p.base = needed;
@@ -149,11 +158,12 @@ class StreamState {
     p.tokens = tokens;
   }
 
-  // Numbers and sums that for_each_part visits of an entry that stood there.
-  Index numbers_at(const StreamPosition& p) const {
+  // Bytes of the numbers, and the sums, that for_each_part visits of an entry that stood there.
+  Index number_bytes_at(const StreamPosition& p) const {
+    constexpr auto bytes = static_cast<Index>(sizeof(T));
     const Index tail = p.tokens - sizes_.first_needed(p.floor);
-    const Index row = sizes_.key_dim + sizes_.value_dim + (sizes_.gated ? 1 : 0);
-    const Index summaries = checked_product(summaries_.size(), holds_two(p) ? 2 : 1, "load");
+    const Index row = key_row_bytes() + value_row_bytes() + (sizes_.gated ? bytes : 0);
+    const Index summaries = checked_product(summaries_.size() * bytes, holds_two(p) ? 2 : 1, "load");
     return checked_product(checked_sum(checked_product(tail, row, "load"), summaries, "load"), sizes_.kv_heads, "load");
   }
   Index sums_at(const StreamPosition& p) const {
@@ -171,8 +181,8 @@ class StreamState {
         visit(summaries_(e, h, 0), summaries_.size());
         if (two) visit(summaries_(e, h, 1), summaries_.size());
       }
-      visit(key(e, h, first), (p.tokens - first) * sizes_.key_dim);
-      visit(value(e, h, first), (p.tokens - first) * sizes_.value_dim);
+      visit_rows(key(e, h, first), key_storage(), (p.tokens - first) * sizes_.key_dim, visit);
+      visit_rows(value(e, h, first), value_storage(), (p.tokens - first) * sizes_.value_dim, visit);
       if (sizes_.gated) visit(gate(e, h, first), p.tokens - first);
       for (Index position = p.floor; sizes_.centred && position <= p.tokens; ++position)
         visit(key_sum(e, h, position), sizes_.key_dim);
@@ -182,7 +192,24 @@ class StreamState {
   }
 
  private:
-  StreamState(const StreamSizes& sizes, Index capacity) : sizes_(sizes), capacity_(capacity) { allocate(); }
+  StreamState(const StreamSizes& sizes, const Storage<T>* storage, Index capacity)
+      : sizes_(sizes), storage_(storage), capacity_(capacity) {
+    allocate();
+  }
+  static Index element_bytes(const Storage<T>* storage) {
+    return storage == nullptr ? static_cast<Index>(sizeof(T)) : storage->bytes;
+  }
+  Index key_row_bytes() const { return checked_product(sizes_.key_dim, element_bytes(key_storage()), "key_dim"); }
+  Index value_row_bytes() const {
+    return checked_product(sizes_.value_dim, element_bytes(value_storage()), "value_dim");
+  }
+  template <class Visit>
+  static void visit_rows(T* rows, const Storage<T>* storage, Index count, const Visit& visit) {
+    if (storage == nullptr)
+      visit(rows, count);
+    else
+      visit(reinterpret_cast<std::uint16_t*>(rows), count);
+  }
 
   bool holds_two(const StreamPosition& p) const { return sizes_.boundary(p.floor) < sizes_.boundary(p.tokens); }
   Index kept() const { return sizes_.rollback > 0 ? 2 : 1; }  // summaries of a key head
@@ -208,8 +235,8 @@ class StreamState {
                               : 0;
     const Index sums = sizes_.centred ? checked_product(sizes_.rollback + 1, sizes_.key_dim, "rollback") : 0;
     summaries_ = {arena, {b, h, kept()}, numbers};
-    keys_ = {arena, {b, h}, checked_product(capacity_, sizes_.key_dim, "key_dim")};
-    values_ = {arena, {b, h}, checked_product(capacity_, sizes_.value_dim, "value_dim")};
+    keys_ = {arena, {b, h}, checked_product(capacity_, key_row_bytes(), "key_dim")};
+    values_ = {arena, {b, h}, checked_product(capacity_, value_row_bytes(), "value_dim")};
     gates_ = {arena, {b, h}, sizes_.gated ? capacity_ : 0};
     key_sums_ = {arena, {b, h}, sums};
     query_sums_ = {arena, {b, sizes_.heads}, sums};
@@ -234,11 +261,13 @@ class StreamState {
   const std::byte* begin() const { return const_cast<Workspace&>(memory_).reserve(0); }
 
   StreamSizes sizes_;
-  Index capacity_ = 0;  // tokens of a tail
+  const Storage<T>* storage_ = nullptr;  // of the tokens
+  Index capacity_ = 0;                   // tokens of a tail
   std::vector<StreamPosition> at_;
   Workspace memory_;
   Blocks<T, 3> summaries_;                   // [batch][kv heads][now, before]
-  Blocks<T, 2> keys_, values_, gates_;       // [batch][kv heads] [capacity][dim]
+  Blocks<std::byte, 2> keys_, values_;       // [batch][kv heads] [capacity][dim]
+  Blocks<T, 2> gates_;                       // [batch][kv heads] [capacity]
   Blocks<double, 2> key_sums_, query_sums_;  // [batch][heads] [R + 1][d], a ring by position
 };
 

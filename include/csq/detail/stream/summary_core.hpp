@@ -82,14 +82,14 @@ class SummaryCore {
     return numbers_.size() * sizeof(T) + (start_mean_.size() + end_sum_.size() + gate_sum_.size()) * sizeof(double);
   }
 
-  void absorb(const Heads<const T>& k, const Heads<const T>& v, const Heads<const T>& gate) {
+  void absorb(const StoredHeads<const T>& k, const StoredHeads<const T>& v, const Heads<const T>& gate) {
     check_view("k", k, heads_, k.tokens(), key_dim_);
     go_on(problem_of(Heads<const T>(nullptr, {batch_, heads_, 0, key_dim_}), k, v,
                      Heads<T>(nullptr, {batch_, heads_, 0, value_dim_}), nullptr, gate, nullptr),
           gate);
   }
-  void attend(const Heads<const T>& q, const Heads<const T>& k, const Heads<const T>& v, const Heads<T>& out,
-              const Heads<const T>& gate, const History* query_history) {
+  void attend(const StoredHeads<const T>& q, const StoredHeads<const T>& k, const StoredHeads<const T>& v,
+              const StoredHeads<T>& out, const Heads<const T>& gate, const History* query_history) {
     check_view("k", k, heads_, k.tokens(), key_dim_);
     check_view("q", q, q.heads(), k.tokens(), key_dim_);
     Problem<T> problem = problem_of(q, k, v, out, nullptr, gate, query_history);
@@ -100,7 +100,7 @@ class SummaryCore {
     go_on(std::move(problem), gate);
   }
   // Queries that see all keys.
-  void read(const Heads<const T>& q, const Heads<T>& out, const Heads<T>* normalizer,
+  void read(const StoredHeads<const T>& q, const StoredHeads<T>& out, const Heads<T>* normalizer,
             const History* query_history) const {
     Problem<T> problem =
         problem_of(q, Heads<const T>(nullptr, {batch_, heads_, 0, key_dim_}),
@@ -240,8 +240,9 @@ class SummaryCore {
     require(v[0] == batch_ && v[1] == heads && v[2] == tokens && v[3] == dim, name, ": shape is [", v[0], ", ", v[1],
             ", ", v[2], ", ", v[3], "] but must be [", batch_, ", ", heads, ", ", tokens, ", ", dim, "]");
   }
-  Problem<T> problem_of(const Heads<const T>& q, const Heads<const T>& k, const Heads<const T>& v, const Heads<T>& out,
-                        const Heads<T>* normalizer, const Heads<const T>& gate, const History* query_history) const {
+  Problem<T> problem_of(const StoredHeads<const T>& q, const StoredHeads<const T>& k, const StoredHeads<const T>& v,
+                        const StoredHeads<T>& out, const Heads<T>* normalizer, const Heads<const T>& gate,
+                        const History* query_history) const {
     Problem<T> problem;
     problem.weight = weight_;
     problem.query = normalized(q);

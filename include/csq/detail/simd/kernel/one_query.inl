@@ -22,11 +22,16 @@ struct OneQueryBlock {
 // with it, 136 without.)
 constexpr Index rows_ahead = 8;
 template <class T>
-CSQ_INLINE Index ahead_of(bool from_memory, const T* from, Index from_stride, const T* to, Index to_stride) {
+CSQ_INLINE Index ahead_of(bool from_memory, const T* from, Index from_stride, const void* to, Index to_stride) {
   if (!from_memory || from_stride != to_stride) return rows_ahead * from_stride;
   const auto bytes =
       static_cast<std::intptr_t>(reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from));
   return bytes / static_cast<std::intptr_t>(sizeof(T));
+}
+// Rows of keys or values in the type in which they lie.
+template <class Rows, class T>
+CSQ_INLINE const typename Rows::Element* elements_of(const T* rows) {
+  return reinterpret_cast<const typename Rows::Element*>(rows);
 }
 
 // totals[lane] = the sum of all lanes of sums[lane]: a tree of interleaved sums.
@@ -118,21 +123,23 @@ __attribute__((noinline)) void weigh_scores(const OneQueryBlock<T>& block) {
     *block.normalizer = before + decay_row<T>(block.adjust, block.keys, block.weights);
 }
 // scores[r][j] = query_r·(key_j − reference) for Rows queries: a few keys at a time, each loaded once for all.
-template <class T, int Rows>
+template <class T, int Rows, class Keys>
 __attribute__((noinline)) void scores_of_rows(const FewQueriesBlock<T>& block, const T* query, T* scores) {
+  using Element = typename Keys::Element;
+  const Element* const all = elements_of<Keys>(block.key);
   // As many sums as hide the latency of one.
   constexpr int size = static_cast<int>(lanes<T>), wanted = Rows == 1 ? 8 : widest_tile;
   constexpr int keys = wanted < size ? wanted : size;
   Vector<T> sums[std::size_t{Rows}][std::size_t{size}];
   const bool moved = block.reference != nullptr;
   const Index ahead =
-      ahead_of(block.from_memory, block.key, block.key_stride, block.values, block.value_stride);
+      ahead_of(block.from_memory, all, block.key_stride, block.values, block.value_stride);
   for (Index first = 0; first < block.keys; first += lanes<T>) {
     for (int lane = 0; lane < size; lane += keys) {
       const Index left = block.keys - first - lane;
-      const T* key[std::size_t{keys}];
+      const Element* key[std::size_t{keys}];
       CSQ_UNROLL
-      for (int k = 0; k < keys; ++k) key[k] = block.key + (first + (left > k ? lane + k : 0)) * block.key_stride;
+      for (int k = 0; k < keys; ++k) key[k] = all + (first + (left > k ? lane + k : 0)) * block.key_stride;
       Vector<T> sum[std::size_t{keys}][std::size_t{Rows}] = {};
       for (Index a = 0; left > 0 && a < block.dim; a += lanes<T>) {
         Vector<T> x[std::size_t{keys}], from = {};
@@ -141,7 +148,7 @@ __attribute__((noinline)) void scores_of_rows(const FewQueriesBlock<T>& block, c
         for (int k = 0; k < keys; ++k) {
           if (block.from_memory) ask_for(key[k] + a, rows_ahead / 2 * block.key_stride);
           ask_for(key[k] + a, ahead);
-          load<T>(key[k] + a, x[k]);
+          Keys::load_row(key[k] + a, x[k]);
           if (moved) x[k] -= from;
         }
         CSQ_UNROLL
@@ -182,18 +189,18 @@ CSQ_INLINE OneQueryBlock<T> one_of(const FewQueriesBlock<T>& block, Index r) {
   return one;
 }
 
-template <class T>
+template <class T, class Keys = Own<T>>
 void few_scores(const FewQueriesBlock<T>& block) {
   constexpr int together = FewQueriesBlock<T>::queries_together;
   for (Index r = 0; r < block.queries;) {
     const T* query = block.query + r * block.query_stride;
     T* scores = block.weights + r * block.weight_stride;
     if (block.queries - r >= together) {
-      scores_of_rows<T, together>(block, query, scores);
+      scores_of_rows<T, together, Keys>(block, query, scores);
       r += together;
       continue;
     }
-    scores_of_rows<T, 1>(block, query, scores);
+    scores_of_rows<T, 1, Keys>(block, query, scores);
     ++r;
   }
 }
@@ -234,7 +241,7 @@ void center_scores(const CenterScores<T>& block) {
 }
 
 // The scores in block.weights → numerators and statistics of all queries.
-template <class T>
+template <class T, class Values = Own<T>>
 void few_values(const FewQueriesBlock<T>& block) {
   const FlushesSubnormal flushes(block.adjust != nullptr && block.adjust->has_gates());
   constexpr int together = FewQueriesBlock<T>::queries_together;
@@ -246,15 +253,15 @@ void few_values(const FewQueriesBlock<T>& block) {
         adjust_row<T>(one.adjust, one.keys, one.weights);
       weigh_scores(one);
     }
-    const RowSums<T> sums{block.weights + r * block.weight_stride,
-                          block.weight_stride,
-                          block.values,
-                          block.value_stride,
-                          block.numerator + r * block.numerator_stride,
-                          block.numerator_stride};
+    const RowSums<T, Values> sums{block.weights + r * block.weight_stride,
+                                  block.weight_stride,
+                                  elements_of<Values>(block.values),
+                                  block.value_stride,
+                                  block.numerator + r * block.numerator_stride,
+                                  block.numerator_stride};
     if (several) {
-      const Index ahead = ahead_of(block.from_memory, block.values, block.value_stride,
-                                   block.key + block.keys * block.key_stride, block.key_stride);
+      const Index ahead = ahead_of(block.from_memory, sums.rows, block.value_stride,
+                                   elements_of<Values>(block.key) + block.keys * block.key_stride, block.key_stride);
       add_rows_times<T, together>(sums, block.keys, block.value_dim, ahead);
     } else {
       add_rows_times<T, 1>(sums, block.keys, block.value_dim, rows_ahead * block.value_stride);
@@ -262,3 +269,14 @@ void few_values(const FewQueriesBlock<T>& block) {
     r += several ? together : 1;
   }
 }
+
+// How elements of an array are read and written that lie in another type than float.
+template <class Element>
+using FormatOf = std::conditional_t<std::is_same_v<Element, Eigen::half>, Half, Bfloat16>;
+template <class Element>
+inline constexpr Storage<float> storage = {2,
+                                           FormatOf<Element>::code,
+                                           load_sixteen<FormatOf<Element>>,
+                                           store_sixteen<FormatOf<Element>>,
+                                           few_scores<float, Stored<FormatOf<Element>>>,
+                                           few_values<float, Stored<FormatOf<Element>>>};

@@ -45,8 +45,12 @@ CSQ_INLINE void copy_piece(const T* from, T* to) {
 // The same rows where they lie in another type.
 template <class T>
 __attribute__((noinline)) void convert_rows(const Source<T>& source, Index row_stride, T* rows) {
+  constexpr Index ahead = 8;
+  const Index line = 64 / source.storage->bytes;
   for (Index token = 0; token < source.tokens; ++token) {
     T* to = rows + token * row_stride;
+    for (Index column = 0; source.dim_stride == 1 && column < source.dim; column += line)
+      __builtin_prefetch(moved(source.at(token + ahead), column, source.storage));
     source.storage->load(source.at(token), source.dim_stride, source.dim, to);
     for (Index column = source.dim; column < row_stride; ++column) to[column] = 0;
   }

@@ -1,11 +1,11 @@
 // Sums of rows times factors, for a few sets of factors at a time: each row is loaded once, and that is what it costs.
 
-// totals[r] += Σ_j factors[r][j]·rows[j].
-template <class T>
+// totals[r] += Σ_j factors[r][j]·rows[j], rows of elements as Rows says.
+template <class T, class Rows = Own<T>>
 struct RowSums {
   const T* factors;
   Index factor_stride;
-  const T* rows;
+  const typename Rows::Element* rows;
   Index row_stride;
   T* totals;
   Index total_stride;
@@ -14,11 +14,11 @@ struct RowSums {
 // For Sets sets of factors and Columns vectors. Sums of several rows at a time hide the latency of one. What lies `ahead`
 // elements on is asked for: the processor's own prefetching keeps up with neither the third level nor memory (reading
 // the summaries of 8 heads of d = 128: 690 µs with it, 820 without).
-template <class T, int Sets, int Columns>
-CSQ_INLINE void add_strip(const RowSums<T>& sums, Index count, Index column, Index ahead) {
+template <class T, int Sets, int Columns, class Rows>
+CSQ_INLINE void add_strip(const RowSums<T, Rows>& sums, Index count, Index column, Index ahead) {
   constexpr int together = Sets * Columns < 8 ? 8 / (Sets * Columns) : 1;
   Vector<T> sum[std::size_t{together}][std::size_t{Sets}][std::size_t{Columns}] = {};
-  const T* rows = sums.rows + column;
+  const typename Rows::Element* rows = sums.rows + column;
   Index j = 0;
   for (; j + together <= count; j += together) {
     CSQ_UNROLL
@@ -26,9 +26,9 @@ CSQ_INLINE void add_strip(const RowSums<T>& sums, Index count, Index column, Ind
       CSQ_UNROLL
       for (int c = 0; c < Columns; ++c) {
         Vector<T> value;
-        const T* const row = rows + (j + k) * sums.row_stride + c * lanes<T>;
+        const typename Rows::Element* const row = rows + (j + k) * sums.row_stride + c * lanes<T>;
         ask_for(row, ahead);
-        load<T>(row, value);
+        Rows::load_row(row, value);
         CSQ_UNROLL
         for (int r = 0; r < Sets; ++r) sum[k][r][c] += value * sums.factors[r * sums.factor_stride + j + k];
       }
@@ -38,7 +38,7 @@ CSQ_INLINE void add_strip(const RowSums<T>& sums, Index count, Index column, Ind
     CSQ_UNROLL
     for (int c = 0; c < Columns; ++c) {
       Vector<T> value;
-      load<T>(rows + j * sums.row_stride + c * lanes<T>, value);
+      Rows::load_row(rows + j * sums.row_stride + c * lanes<T>, value);
       CSQ_UNROLL
       for (int r = 0; r < Sets; ++r) sum[0][r][c] += value * sums.factors[r * sums.factor_stride + j];
     }
@@ -58,8 +58,8 @@ CSQ_INLINE void add_strip(const RowSums<T>& sums, Index count, Index column, Ind
 }
 
 // `length` of a row: whole vectors. The widest strip whose sums fit the registers, then halves of it.
-template <class T, int Sets>
-__attribute__((noinline)) void add_rows_times(const RowSums<T>& sums, Index count, Index length, Index ahead) {
+template <class T, int Sets, class Rows>
+__attribute__((noinline)) void add_rows_times(const RowSums<T, Rows>& sums, Index count, Index length, Index ahead) {
   constexpr int widest = Sets == 1 ? 2 * widest_tile : widest_tile;
   Index column = 0;
   for (; column + widest * lanes<T> <= length; column += widest * lanes<T>)
