@@ -50,7 +50,7 @@ __attribute__((noinline)) void convert_rows(const Source<T>& source, Index row_s
   for (Index token = 0; token < source.tokens; ++token) {
     T* to = rows + token * row_stride;
     for (Index column = 0; source.dim_stride == 1 && column < source.dim; column += line)
-      __builtin_prefetch(moved(source.at(token + ahead), column, source.storage));
+      __builtin_prefetch(element_at(source.at(token + ahead), column, source.storage));
     source.storage->load(source.at(token), source.dim_stride, source.dim, to);
     for (Index column = source.dim; column < row_stride; ++column) to[column] = 0;
   }

@@ -176,7 +176,7 @@ void short_head(const ShortHead<T>& head) {
 
 template <class T>
 CSQ_INLINE void put(const Target<T>& output, Index token, Index a, T value) {
-  T* const element = moved(output.data, token * output.token_stride + a * output.dim_stride, output.storage);
+  T* const element = element_at(output.data, token * output.token_stride + a * output.dim_stride, output.storage);
   if (output.storage == nullptr)
     *element = value;
   else
