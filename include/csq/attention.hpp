@@ -64,7 +64,9 @@ Method used_method(const Mechanism& mechanism, const Shape& shape, const Options
 ///   csq::workspace_bytes<float>(csq::Csq{}, shape, {.threads = 8});
 template <class T = float, class Mechanism>
 std::size_t workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
-  detail::Problem<T> problem = detail::problem_of_sizes<T>(mechanism, shape, options);
+  using Number = detail::Computed<T>;
+  detail::Problem<Number> problem = detail::problem_of_sizes<Number>(mechanism, shape, options);
+  problem.query.storage = detail::simd::storage_of<T>();
   detail::make_plan(problem, options);
   return detail::scratch_bytes(problem);
 }

@@ -57,8 +57,10 @@ Method used_backward_method(const Mechanism& mechanism, const Shape& shape, cons
 /// there are any; a Workspace that has served one grows no further.
 template <class T = float, class Mechanism>
 std::size_t backward_workspace_bytes(const Mechanism& mechanism, const Shape& shape, const Options& options = {}) {
-  detail::BackwardProblem<T> problem;
-  problem.forward = detail::problem_of_sizes<T>(mechanism, shape, options);
+  using Number = detail::Computed<T>;
+  detail::BackwardProblem<Number> problem;
+  problem.forward = detail::problem_of_sizes<Number>(mechanism, shape, options);
+  problem.forward.query.storage = detail::simd::storage_of<T>();
   double shift = 0;
   if constexpr (ShiftableMechanism<Mechanism>) problem.gradients.shift = &shift;
   problem.gradients.log_gate.shape = problem.forward.log_gate.shape;

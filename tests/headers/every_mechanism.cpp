@@ -1,6 +1,6 @@
 // Everything that csq offers, instantiated, so that a user's strict warnings see all of its templates: forward and
-// backward of every mechanism in float and double, on heads and on Eigen's matrices, penalties, costs and memory.
-// Compiled, not run.
+// backward of every mechanism in float, double and 16 bits, on heads and on Eigen's matrices, penalties, costs and
+// memory. Compiled, not run.
 #include <csq/csq.hpp>
 
 namespace {
@@ -8,7 +8,8 @@ namespace {
 template <class T, class Mechanism>
 void attend(const Mechanism& mechanism) {
   const csq::Matrix<T> q = csq::Matrix<T>::Random(4, 3), k = q, v = q;
-  csq::Matrix<T> out = csq::attention(mechanism, q, k, v), normalizer;
+  csq::Matrix<T> out = csq::attention(mechanism, q, k, v);
+  csq::Matrix<std::conditional_t<sizeof(T) == 2, float, T>> normalizer;
   csq::attention(mechanism, q, k, v, out, {.causal = true});
   csq::attention(mechanism, q, k, v, out, normalizer, {.causal = true});
 
@@ -27,7 +28,8 @@ void attend(const Mechanism& mechanism) {
   csq::attention_backward(mechanism, queries, keys, values, csq::heads_of(out), csq::heads_of(normalizer), queries,
                           {csq::heads_of(dq), csq::heads_of(dk), csq::heads_of(dv)}, options);
 
-  csq::merge_partials(mechanism, queries, queries, keys, keys, csq::heads_of(out), csq::heads_of(normalizer));
+  if constexpr (sizeof(T) > 2)
+    csq::merge_partials(mechanism, queries, queries, keys, keys, csq::heads_of(out), csq::heads_of(normalizer));
 
   csq::Stream<T> stream(mechanism, {1, 1, 1, 3, 3});
   stream.prefill(queries, keys, values, csq::heads_of(out));
@@ -80,6 +82,9 @@ void use_everything() {
 int main() {
   use_everything<float>();
   use_everything<double>();
+  use_everything<Eigen::bfloat16>();
+  attend<Eigen::half>(csq::Csq{});
+  penalize<Eigen::half>();
   csq::choose_method({.queries = 4, .keys = 4, .key_dim = 3, .value_dim = 3});
   csq::predicted_crossover(3, 3);
   csq::build_info();

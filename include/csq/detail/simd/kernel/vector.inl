@@ -1,12 +1,7 @@
 // Vectors of the width that the including file gives, and the few operations on them that the kernels share.
 // Everything takes references: a vector passed by value would follow the unit's calling convention, not the region's.
 
-#define CSQ_INLINE inline __attribute__((always_inline))
-#ifdef __clang__
-#define CSQ_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define CSQ_UNROLL _Pragma("GCC unroll 32")
-#endif
+#include "csq/detail/simd/kernel/inlining.inl"
 
 template <class T>
 struct Lanes;

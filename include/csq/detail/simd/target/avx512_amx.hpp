@@ -1,0 +1,84 @@
+// AVX-512 and, for arrays of bfloat16, the matrix unit of Intel's Xeons since Sapphire Rapids (AMX): the float kernels
+// of avx512.hpp, and beside them those of matrix_kernel_set.hpp.
+#pragma once
+
+#include "csq/detail/simd/matrix_kernel_set.hpp"
+#include "csq/detail/simd/target/avx512.hpp"
+
+#if defined(__x86_64__)
+
+#if defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+
+#include "csq/detail/base/precise_begin.inl"
+
+namespace CSQ_CODE::detail::simd::avx512_amx {
+
+using namespace avx512;  // vectors, masks, weights and the float kernels
+
+// clang-format off
+#include "csq/detail/simd/kernel/inlining.inl"
+#include "csq/detail/simd/kernel/amx/tile.inl"
+#include "csq/detail/simd/kernel/amx/kernels.inl"
+// clang-format on
+
+}  // namespace CSQ_CODE::detail::simd::avx512_amx
+
+#include "csq/detail/base/precise_end.inl"
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace CSQ_CODE::detail::simd::avx512_amx {
+
+// Tiles and bfloat16 in the processor, tiles saved by the system, and its leave to use them: Linux gives it to a
+// process that asks, and to the threads that it starts from then on. Anything that fails means that there are none.
+inline bool request_tiles() {
+#if defined(__linux__)
+  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5, osxsave = 1u << 27;
+  constexpr unsigned tile_state = 3u << 17;  // XTILECFG and XTILEDATA
+  constexpr long get_permission = 0x1022, request_permission = 0x1023, tile_data = 18;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & osxsave) == 0) return false;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & amx_bf16) == 0 || (d & amx_tile) == 0 || a == 0)
+    return false;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & avx512_bf16) == 0) return false;
+  unsigned low = 0, high = 0;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & tile_state) != tile_state) return false;
+  if (syscall(SYS_arch_prctl, request_permission, tile_data) != 0) return false;
+  unsigned long permitted = 0;
+  return syscall(SYS_arch_prctl, get_permission, &permitted) == 0 && (permitted >> tile_data & 1) != 0;
+#else
+  return false;
+#endif
+}
+
+// Outside the region: asked before it is known what the processor has.
+struct Target {
+  static constexpr const char* name = "avx512_amx";
+  static bool is_supported() {
+    static const bool supported = avx512::Target::is_supported() && request_tiles();
+    return supported;
+  }
+  template <class T>
+  static constexpr const MatrixKernelSet<T>* matrix = &matrix_kernel_set<T>;
+};
+
+}  // namespace CSQ_CODE::detail::simd::avx512_amx
+
+#endif  // __x86_64__
