@@ -235,7 +235,7 @@ void scale_short_gradient(const ShortHeadBackward<T>& head, Index value_stride, 
     }
     if (head.factor[query] != 1) scale_row<T>(head.factor[query], value_dim, row);
     Source<T> output = head.output;
-    output.skip(query);
+    skip_rows(output, query);
     output.tokens = 1;
     copy_rows(output, value_stride, head.output_row);
     // As r·v is summed, so that it cancels where v is o.
