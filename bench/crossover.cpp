@@ -39,6 +39,7 @@ class Run {
       : settings_(settings), tasks_(bench::make_tasks(settings)), csv_("--csv", settings.csv) {
     if (!settings.json.empty()) json_.emplace("--json", settings.json);
     results_.backward = settings.backward;
+    results_.dtype = settings.dtype;
     results_.planned_rows = tasks_.size();
     bench::Machine& machine = results_.machine;
     machine.processor = bench::processor_name();

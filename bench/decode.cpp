@@ -13,6 +13,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "support/decode_report.hpp"
@@ -29,8 +30,10 @@ class Run {
   explicit Run(const bench::DecodeSettings& settings) : settings_(settings), csv_("--csv", settings.csv) {
     if (!settings.json.empty()) json_.emplace("--json", settings.json);
     for (const Index dim : sorted(settings.dims))
-      for (const Index kv_heads : settings.kv_heads) shapes_.push_back({dim, dim, settings.heads, kv_heads});
+      for (const Index kv_heads : settings.kv_heads)
+        shapes_.push_back({dim, dim, settings.heads, kv_heads, settings.dtype});
     results_.planned_rows = shapes_.size();
+    results_.dtype = settings.dtype;
     results_.cache_limit = settings.cache_limit();
     bench::Machine& machine = results_.machine;
     machine.processor = bench::processor_name();
@@ -45,17 +48,8 @@ class Run {
     machine.peak_one_thread = bench::measure_fma_peak(csq::simd_name(), 1);
     machine.peak_all_threads = bench::measure_fma_peak(csq::simd_name(), machine.threads);
     bench::PeakWatch watch(csq::simd_name(), machine.threads, machine.peak_all_threads);
-    bench::DecodeMemory memory;
-    for (std::size_t i = 0; i < shapes_.size(); ++i) {
-      const std::string heading =
-          std::to_string(i + 1) + "/" + std::to_string(shapes_.size()) + " " + shapes_[i].name();
-      bench::DecodeMeasurement row(shapes_[i], settings_.max_context, settings_.cache_limit(), machine.threads, heading,
-                                   watch, progress_, memory);
-      results_.rows.push_back(row.measure(settings_.repeats));
-      machine.best_peak_turn = watch.best_turn();
-      machine.peak_all_threads = std::max(machine.peak_all_threads, watch.best());
-      save();
-    }
+    bench::with_element(settings_.dtype,
+                        [&]<class Element>(std::type_identity<Element>) { measure_rows<Element>(watch); });
     machine.peak_one_thread = std::max(machine.peak_one_thread, bench::measure_fma_peak(csq::simd_name(), 1));
   }
 
@@ -88,6 +82,22 @@ class Run {
     std::sort(sizes.begin(), sizes.end());
     sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
     return sizes;
+  }
+
+  template <class Element>
+  void measure_rows(bench::PeakWatch& watch) {
+    bench::Machine& machine = results_.machine;
+    bench::DecodeMemory<Element> memory;
+    for (std::size_t i = 0; i < shapes_.size(); ++i) {
+      const std::string heading =
+          std::to_string(i + 1) + "/" + std::to_string(shapes_.size()) + " " + shapes_[i].name();
+      bench::DecodeMeasurement<Element> row(shapes_[i], settings_.max_context, settings_.cache_limit(), machine.threads,
+                                            heading, watch, progress_, memory);
+      results_.rows.push_back(row.measure(settings_.repeats));
+      machine.best_peak_turn = watch.best_turn();
+      machine.peak_all_threads = std::max(machine.peak_all_threads, watch.best());
+      save();
+    }
   }
 
   void save() {

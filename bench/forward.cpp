@@ -1,6 +1,6 @@
-// Google Benchmark of single forward calls, one thread, one head, float: GF/s and the fraction of the FMA peak.
+// Google Benchmark of single forward calls, one thread, one head: GF/s and the fraction of the float FMA peak.
 //
-//   build/release/bench/forward --benchmark_filter='causal:0/d:64/n:4096'
+//   build/release/bench/forward --benchmark_filter='causal:0/d:64/n:4096' [--dtype float|bfloat16|float16]
 //
 // Flops are those of the formulas, whatever the kernels do: direct 4·n²·d, factored 2·(n+m)·D·(d+1) with
 // D = (d+1)(d+2)/2; under a causal mask the cost model's multiply-adds times 2.

@@ -129,7 +129,8 @@ def draw(rows, path):
     columns = len(handles) if len(dims) > 3 else 1 + len(dims)
     figure.legend(handles=handles, loc="lower center", ncol=columns, fontsize=9, frameon=False)
     call = "forward and backward call" if backward else "attention call"
-    title = f"Time of one {call}, and the length from which O(n·d³) is faster than O(n²·d)"
+    dtype = all_lines[0].get("dtype") or "float"
+    title = f"Time of one {call}, {dtype}, and the length from which O(n·d³) is faster than O(n²·d)"
     figure.suptitle(title if len(dims) > 2 else title.replace(", and ", ",\nand "), fontsize=11)
     legend_inches = 0.1 + 0.25 * math.ceil(len(handles) / columns)
     figure.tight_layout(rect=(0, legend_inches / figure.get_figheight(), 1, 1))

@@ -126,7 +126,8 @@ def draw(rows, path):
         line_of_axes[0].set_ylabel("time of one token", fontsize=9)
 
     all_lines = [line for panels in rows.values() for lines in panels.values() for line in lines]
-    handles = [Line2D([], [], color=CACHE_COLOR, marker="o", markersize=4.5, label="softmax, float cache")]
+    dtype = all_lines[0].get("dtype") or "float"
+    handles = [Line2D([], [], color=CACHE_COLOR, marker="o", markersize=4.5, label=f"softmax, {dtype} cache")]
     if any(not line["softmax_stream_median_us"] for line in all_lines):
         handles.append(Line2D([], [], color=CACHE_COLOR, marker="o", markersize=4.5, markerfacecolor="white",
                               linestyle="none", label="the same, as one call"))

@@ -32,6 +32,7 @@ sh bench/run.sh [--install] [options]: from which sequence length is O(n*d^3) at
                      those of --k
   --causal           causal rows only
   --gate all|csq     gates on both sides, or on CSQ alone against plain softmax; causal rows only
+  --dtype T          of arrays, on both sides: float unless given, bfloat16 or float16
   --backward         forward and backward together
   --max-n N          longest sequence that is tried; 32768
   --sizes N,N,...    sizes that every row measures besides its search; 8192 unless given
@@ -58,6 +59,7 @@ sh bench/run.sh --decode [--install] [options]: what does one token cost when de
   --max-context N    longest context in tokens; 1048576 unless given
   --memory GB        what a softmax cache may take, longer contexts are left out; a quarter of the machine's memory
                      unless given
+  --dtype T          of tokens and caches: float unless given, bfloat16 or float16
   --threads T        0 = all; 1 unless given
   --csv FILE         every measured context, the plot beside it; build/decode/decode.csv unless given
   --json FILE        the same with the machine and the crossovers

@@ -6,14 +6,22 @@
 //
 //   attend ... --dout dO.npy --dq dQ.npy --dk dK.npy --dv dV.npy --dshift dS.npy      the gradients that are asked for
 //
+//   attend ... --dtype bfloat16                         arrays of 16 bits; float16 and double likewise
+//
 // Arrays are NumPy .npy in C or Fortran order, [batch, heads, tokens, dim], [heads, tokens, dim] or [tokens, dim]; the
 // output has as many axes as the queries, a gradient the shape of its input. Prints one line; a bad argument or file is
 // one line on standard error and exit 2. All outputs of a call appear, or none and what was there stays
 // (replace_files.hpp).
+//
+// --dtype is what q, k, v and dout are rounded to when they are read (once, to nearest even, whatever a file holds),
+// and what the output and their gradients are written as. Of 16 bits all else is float: normaliser, gates, bias, sinks
+// and the gradients of these and of the shift. NumPy has no bfloat16: such files are uint16, the bit patterns, and
+// uint16 is refused with any other --dtype.
 #include <CLI/CLI.hpp>
 #include <array>
 #include <charconv>
 #include <chrono>
+#include <concepts>
 #include <csignal>
 #include <csq/csq.hpp>
 #include <cstdio>
@@ -22,6 +30,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -38,6 +47,10 @@ void report(std::string what) {
   std::fprintf(stderr, "attend: %s\n", what.c_str());
 }
 
+// What arrays of an element type are computed in.
+template <class Element>
+using Computed = std::conditional_t<std::same_as<Element, double>, double, float>;
+
 // An array as the library sees it: axes that it lacks have size 1.
 template <class T>
 csq::Heads<const T> view_of(const npy::Array<T>& array, const char* option, const std::string& path) {
@@ -51,10 +64,12 @@ csq::Heads<const T> view_of(const npy::Array<T>& array, const char* option, cons
   return {array.data.data(), all};
 }
 
-template <class T>
+// With --dtype bfloat16 an array that is not rounded to it may lie in its file as bfloat16 all the same.
+template <class T, class Element = T>
 npy::Array<T> read_array(const char* option, const std::string& path) {
+  constexpr bool bfloat16 = std::same_as<Element, Eigen::bfloat16>;
   try {
-    return npy::read<T>(path);
+    return npy::read<T>(path, bfloat16 ? npy::Uint16::bfloat16 : npy::Uint16::refused);
   } catch (const std::runtime_error& error) {
     fail(std::string(option) + ": " + error.what());
   }
@@ -62,13 +77,14 @@ npy::Array<T> read_array(const char* option, const std::string& path) {
 
 // Queries, keys, values and, for the backward pass, the gradient by the output. The views are of the arrays, whose
 // memory stays where it is when the whole is moved.
-template <class T>
+template <class Element>
 struct Inputs {
-  npy::Array<T> q_array, k_array, v_array, dout_array, log_gate_array, bias_array;
-  csq::Heads<const T> q, k, v, dout;
-  csq::Heads<const T> log_gate, bias;  // data is null without
-  std::vector<double> sink;            // empty without
-  std::vector<Index> key_length;       // empty: all
+  npy::Array<Element> q_array, k_array, v_array, dout_array;
+  npy::Array<Computed<Element>> log_gate_array, bias_array;
+  csq::Heads<const Element> q, k, v, dout;
+  csq::Heads<const Computed<Element>> log_gate, bias;  // data is null without
+  std::vector<double> sink;                            // empty without
+  std::vector<Index> key_length;                       // empty: all
 
   Inputs() = default;
   Inputs(Inputs&&) = default;
@@ -118,10 +134,9 @@ csq::Heads<const T> gate_view(const npy::Array<T>& array, const std::string& pat
 
 // --bias: an axis of size 1 holds for all of the call's.
 template <class T>
-csq::Heads<const T> bias_view(const npy::Array<T>& array, const std::string& path, const csq::Heads<const T>& q,
-                              Index keys) {
+csq::Heads<const T> bias_view(const npy::Array<T>& array, const std::string& path,
+                              const typename csq::Heads<const T>::Shape& all) {
   csq::Heads<const T> view = view_of(array, "--bias", path);
-  const typename csq::Heads<const T>::Shape all{q.batch(), q.heads(), q.tokens(), keys};
   for (std::size_t axis = 0; axis < 4; ++axis) {
     if (view.shape[axis] != all[axis] && (view.shape[axis] != 1 || axis == 3))
       fail("--bias: " + path + " has shape " + npy::shape_text(array.shape) + " but this call's is " +
@@ -132,33 +147,35 @@ csq::Heads<const T> bias_view(const npy::Array<T>& array, const std::string& pat
   return view;
 }
 
-template <class T>
-Inputs<T> read_inputs(const Arguments& arguments) {
-  Inputs<T> inputs;
-  inputs.q_array = read_array<T>("--q", arguments.q);
-  inputs.k_array = read_array<T>("--k", arguments.k);
-  inputs.v_array = read_array<T>("--v", arguments.v);
+template <class Element>
+Inputs<Element> read_inputs(const Arguments& arguments) {
+  Inputs<Element> inputs;
+  using T = Computed<Element>;
+  inputs.q_array = read_array<Element>("--q", arguments.q);
+  inputs.k_array = read_array<Element>("--k", arguments.k);
+  inputs.v_array = read_array<Element>("--v", arguments.v);
   inputs.q = view_of(inputs.q_array, "--q", arguments.q);
   inputs.k = view_of(inputs.k_array, "--k", arguments.k);
   inputs.v = view_of(inputs.v_array, "--v", arguments.v);
   inputs.key_length = key_lengths(arguments.key_length, inputs.q.batch());
   if (!arguments.log_gate.empty()) {
-    inputs.log_gate_array = read_array<T>("--log-gate", arguments.log_gate);
+    inputs.log_gate_array = read_array<T, Element>("--log-gate", arguments.log_gate);
     inputs.log_gate = gate_view(inputs.log_gate_array, arguments.log_gate);
   }
   if (!arguments.bias.empty()) {
-    inputs.bias_array = read_array<T>("--bias", arguments.bias);
-    inputs.bias = bias_view(inputs.bias_array, arguments.bias, inputs.q, inputs.k.tokens());
+    inputs.bias_array = read_array<T, Element>("--bias", arguments.bias);
+    inputs.bias = bias_view(inputs.bias_array, arguments.bias,
+                            {inputs.q.batch(), inputs.q.heads(), inputs.q.tokens(), inputs.k.tokens()});
   }
   if (!arguments.sink.empty()) {
-    inputs.sink = read_array<double>("--sink", arguments.sink).data;
+    inputs.sink = read_array<double, Element>("--sink", arguments.sink).data;
     if (inputs.sink.empty()) fail("--sink: " + arguments.sink + " holds nothing");
   }
   if (arguments.dout.empty()) return inputs;
-  inputs.dout_array = read_array<T>("--dout", arguments.dout);
+  inputs.dout_array = read_array<Element>("--dout", arguments.dout);
   inputs.dout = view_of(inputs.dout_array, "--dout", arguments.dout);
-  const csq::Heads<const T>&q = inputs.q, &v = inputs.v;
-  if (inputs.dout.shape != typename csq::Heads<const T>::Shape{q.batch(), q.heads(), q.tokens(), v.dim()})
+  const csq::Heads<const Element>&q = inputs.q, &v = inputs.v;
+  if (inputs.dout.shape != typename csq::Heads<const Element>::Shape{q.batch(), q.heads(), q.tokens(), v.dim()})
     fail("--dout: " + arguments.dout + " has shape " + npy::shape_text(inputs.dout_array.shape) +
          " but the output of this call has " + npy::shape_text(inputs.output_shape()));
   return inputs;
@@ -171,9 +188,10 @@ std::vector<T> zeros(const char* option, std::span<const Index> shape) {
   return std::vector<T>(static_cast<std::size_t>(*count));
 }
 
-template <class T>
+template <class Element>
 struct Results {
-  std::vector<T> out, normalizer, dq, dk, dv, dlog_gate;
+  std::vector<Element> out, dq, dk, dv;
+  std::vector<Computed<Element>> normalizer, dlog_gate;
   std::vector<double> dsink;
   double dshift = 0;
   double forward_milliseconds = 0, backward_milliseconds = 0;
@@ -183,15 +201,16 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
-template <class T>
-Results<T> compute(const Arguments& arguments, const Mechanism& mechanism, const Inputs<T>& inputs,
-                   const csq::Options& options) {
-  const csq::Heads<const T>&q = inputs.q, &k = inputs.k, &v = inputs.v;
+template <class Element>
+Results<Element> compute(const Arguments& arguments, const Mechanism& mechanism, const Inputs<Element>& inputs,
+                         const csq::Options& options) {
+  const csq::Heads<const Element>&q = inputs.q, &k = inputs.k, &v = inputs.v;
+  using T = Computed<Element>;
   const bool backward = !arguments.dout.empty();
-  Results<T> results;
-  results.out = zeros<T>("--out", inputs.output_shape());
+  Results<Element> results;
+  results.out = zeros<Element>("--out", inputs.output_shape());
   results.normalizer = zeros<T>("--normalizer", std::span(inputs.q_array.shape).first(inputs.q_array.shape.size() - 1));
-  const csq::Heads<T> out(results.out.data(), {q.batch(), q.heads(), q.tokens(), v.dim()});
+  const csq::Heads<Element> out(results.out.data(), {q.batch(), q.heads(), q.tokens(), v.dim()});
   const csq::Heads<T> normalizer(results.normalizer.data(), {q.batch(), q.heads(), q.tokens(), 1});
 
   const auto forward_start = std::chrono::steady_clock::now();
@@ -211,12 +230,12 @@ Results<T> compute(const Arguments& arguments, const Mechanism& mechanism, const
   results.dv.resize(inputs.v_array.data.size());
   results.dlog_gate.resize(inputs.log_gate_array.data.size());
   results.dsink.resize(inputs.sink.size());
-  const csq::Gradients<T> gradients{{results.dq.data(), q.shape},
-                                    {results.dk.data(), k.shape},
-                                    {results.dv.data(), v.shape},
-                                    arguments.dshift.empty() ? nullptr : &results.dshift,
-                                    {results.dlog_gate.data(), inputs.log_gate.shape},
-                                    results.dsink};
+  const csq::Gradients<Element> gradients{{results.dq.data(), q.shape},
+                                          {results.dk.data(), k.shape},
+                                          {results.dv.data(), v.shape},
+                                          arguments.dshift.empty() ? nullptr : &results.dshift,
+                                          {results.dlog_gate.data(), inputs.log_gate.shape},
+                                          results.dsink};
   const auto backward_start = std::chrono::steady_clock::now();
   std::visit(
       [&](const auto& chosen) {
@@ -257,8 +276,9 @@ class Outputs {
   std::vector<std::string> notes_;
 };
 
-template <class T>
-void write(Outputs& outputs, const Inputs<T>& inputs, const Results<T>& results) {
+template <class Element>
+void write(Outputs& outputs, const Inputs<Element>& inputs, const Results<Element>& results) {
+  using T = Computed<Element>;
   std::vector<Index> shape = inputs.output_shape();
   outputs.write("--out", shape, results.out);
   shape.pop_back();
@@ -293,9 +313,9 @@ std::string backward_method(const Mechanism& mechanism, const csq::Shape& sizes,
   return used == csq::Method::factored ? "factored" : "direct";
 }
 
-template <class T>
-std::string summary(const Arguments& arguments, const Mechanism& mechanism, const Inputs<T>& inputs,
-                    const Results<T>& results, const csq::Options& options) {
+template <class Element>
+std::string summary(const Arguments& arguments, const Mechanism& mechanism, const Inputs<Element>& inputs,
+                    const Results<Element>& results, const csq::Options& options) {
   char milliseconds[32];
   std::snprintf(milliseconds, sizeof milliseconds, "%.3f ms", results.forward_milliseconds);
   std::string text = arguments.mechanism + ", " + forward_method(mechanism, inputs.sizes(), options) + ", " +
@@ -313,11 +333,11 @@ void print_line(const std::string& line) {
     files::fail("standard output, after the outputs were written", errno);
 }
 
-template <class T>
+template <class Element>
 void run(const Arguments& arguments, const Mechanism& mechanism) {
   check_arguments(arguments);
   Outputs outputs(arguments);
-  const Inputs<T> inputs = read_inputs<T>(arguments);
+  const Inputs<Element> inputs = read_inputs<Element>(arguments);
   csq::Options options;
   options.scale = arguments.scale;
   options.causal = arguments.causal;
@@ -331,7 +351,7 @@ void run(const Arguments& arguments, const Mechanism& mechanism) {
   options.method = arguments.method;
   options.chunk = arguments.chunk;
   options.threads = arguments.threads;
-  const Results<T> results = compute(arguments, mechanism, inputs, options);
+  const Results<Element> results = compute(arguments, mechanism, inputs, options);
   const std::string line = summary(arguments, mechanism, inputs, results, options);
   write(outputs, inputs, results);
   for (const std::string& note : outputs.notes()) report(note);
@@ -348,8 +368,12 @@ int main(int count, char** words) {
     attend::declare(app, arguments);
     app.parse(count, words);
     const attend::Mechanism mechanism = attend::make_mechanism(arguments);
-    if (arguments.dtype == "f64")
+    if (arguments.dtype == "double")
       attend::run<double>(arguments, mechanism);
+    else if (arguments.dtype == "bfloat16")
+      attend::run<Eigen::bfloat16>(arguments, mechanism);
+    else if (arguments.dtype == "float16")
+      attend::run<Eigen::half>(arguments, mechanism);
     else
       attend::run<float>(arguments, mechanism);
     return 0;

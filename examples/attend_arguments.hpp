@@ -24,7 +24,7 @@ using Mechanism = std::variant<csq::Softmax, csq::Squared, csq::ShiftedQuadratic
                                csq::Linear, csq::Polynomial, csq::PositivePolynomial>;
 
 struct Arguments {
-  std::string mechanism, q, k, v, out, normalizer, coefficients, key_length, dtype = "f32";
+  std::string mechanism, q, k, v, out, normalizer, coefficients, key_length, dtype = "float";
   std::string log_gate, sink, bias;
   std::string dout, dq, dk, dv, dshift, dlog_gate, dsink;
   std::optional<double> shift, scale, radius, floor, soft_cap;
@@ -231,7 +231,19 @@ inline void declare(CLI::App& app, Arguments& arguments) {
       {{"auto", csq::Method::automatic}, {"direct", csq::Method::direct}, {"factored", csq::Method::factored}},
       "auto unless given: the faster by the cost model");
   app.add_option("--chunk", arguments.chunk, "tokens per block of the factored form; 0 = tuned")->type_name("C");
-  add_choice(app, "--dtype", arguments.dtype, same_names({"f32", "f64"}), "of the computation and the outputs; f32");
+  // By their longer names; those of NumPy's kind are as good.
+  add_choice<std::string>(app, "--dtype", arguments.dtype,
+                          {{"float", "float"},
+                           {"double", "double"},
+                           {"bfloat16", "bfloat16"},
+                           {"float16", "float16"},
+                           {"f32", "float"},
+                           {"f64", "double"},
+                           {"bf16", "bfloat16"},
+                           {"f16", "float16"}},
+                          "of arrays and outputs, float unless given; files of other types are rounded to it once. "
+                          "bfloat16 and float16 are computed in float, and so are their normalisers, gates, biases and "
+                          "sinks, and the gradients of these; a bfloat16 file is uint16, its bit patterns");
   app.add_option("--threads", arguments.threads, "0 = all")->type_name("T");
   add_file(app, "--dout", arguments.dout, "gradient of a loss by the output, same shape: asks for the backward pass");
   add_file(app, "--dq", arguments.dq, "gradient of the queries, their shape; needs --dout, as the next five do");

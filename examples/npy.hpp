@@ -1,8 +1,11 @@
 // Reads and writes NumPy's .npy files, versions 1 to 3: C and Fortran order, little-endian float16, float32, float64,
-// int32 and int64.
+// int32, int64, and bfloat16, for which NumPy has no name: its bit patterns, as uint16.
 //
 //   npy::Array<float> q = npy::read<float>("q.npy");     // converted to float, in C order; q.shape, q.data
-//   npy::write<float>("o.npy", {2, 5, 4}, values);       // float or double
+//   npy::write<float>("o.npy", {2, 5, 4}, values);       // float, double, Eigen::half or Eigen::bfloat16
+//
+// What is read into fewer bits is rounded once, to nearest even. uint16 is read where bfloat16 is expected, and refused
+// anywhere else: nothing in a file says that it is not a whole number.
 //
 // Every error is a std::runtime_error with one line that names the file and what is wrong with it.
 // Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
@@ -67,19 +70,25 @@ inline Opening read_opening(const files::InputFile& file) {
   return opening;
 }
 
+// What uint16 is in a file that somebody reads.
+enum class Uint16 { refused, bfloat16 };
+
 // Whole numbers are read from whole numbers only.
 template <class T>
-requires(std::same_as<T, float> || std::same_as<T, double> ||
-         std::same_as<T, std::int64_t>) Array<T> read(const std::string& path) {
+requires(Floating<T> || std::same_as<T, std::int64_t>) Array<T> read(
+    const std::string& path, Uint16 uint16 = std::same_as<T, Eigen::bfloat16> ? Uint16::bfloat16 : Uint16::refused) {
   const files::InputFile file(path);
   const auto [header, offset] = read_opening(file);
   if (std::integral<T> && header.dtype[1] != 'i')
     fail(path, "unsupported dtype '" + header.dtype + "'; it must be little-endian int32 or int64");
+  if (header.dtype == "<u2" && uint16 == Uint16::refused)
+    fail(path, "holds uint16: that is bit patterns of bfloat16, and read with --dtype bfloat16 only");
   Array<T> array{header.shape, std::vector<T>(static_cast<std::size_t>(header.count))};
   if (header.dtype == "<i4") read_data<std::int32_t>(file, offset, header, array.data);
   if (header.dtype == "<i8") read_data<std::int64_t>(file, offset, header, array.data);
-  if constexpr (std::floating_point<T>) {
-    if (header.dtype == "<f2") read_data<std::uint16_t>(file, offset, header, array.data);
+  if constexpr (Floating<T>) {
+    if (header.dtype == "<f2") read_data<Eigen::half>(file, offset, header, array.data);
+    if (header.dtype == "<u2") read_data<Eigen::bfloat16>(file, offset, header, array.data);
     if (header.dtype == "<f4") read_data<float>(file, offset, header, array.data);
     if (header.dtype == "<f8") read_data<double>(file, offset, header, array.data);
   }
@@ -87,21 +96,23 @@ requires(std::same_as<T, float> || std::same_as<T, double> ||
 }
 
 template <class T>
-requires(std::same_as<T, float> || std::same_as<T, double>) void write(files::OutputFile& file,
-                                                                       std::span<const Index> shape,
-                                                                       std::span<const T> data) {
+inline constexpr const char* dtype_name = std::same_as<T, float>         ? "<f4"
+                                          : std::same_as<T, double>      ? "<f8"
+                                          : std::same_as<T, Eigen::half> ? "<f2"
+                                                                         : "<u2";
+
+template <Floating T>
+void write(files::OutputFile& file, std::span<const Index> shape, std::span<const T> data) {
   if (element_count(shape) != static_cast<Index>(data.size()))
     fail(file.name(), "shape " + shape_text(shape) + " does not fit " + std::to_string(data.size()) + " values");
-  const std::string header = header_bytes(file.name(), sizeof(T) == 4 ? "<f4" : "<f8", shape);
+  const std::string header = header_bytes(file.name(), dtype_name<T>, shape);
   file.write(header.data(), header.size());
   file.write(data.data(), data.size_bytes());
 }
 
 // The file is new as a whole or what it was.
-template <class T>
-requires(std::same_as<T, float> || std::same_as<T, double>) void write(const std::string& path,
-                                                                       std::span<const Index> shape,
-                                                                       std::span<const T> data) {
+template <Floating T>
+void write(const std::string& path, std::span<const Index> shape, std::span<const T> data) {
   files::FileReplacement replacement;
   write<T>(replacement.add(path, path), shape, data);
   replacement.commit();

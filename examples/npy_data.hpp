@@ -2,11 +2,12 @@
 // array needs no second copy in memory.
 #pragma once
 
+#include <Eigen/Core>
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <vector>
 
@@ -15,26 +16,37 @@
 
 namespace npy {
 
-// IEEE half precision, subnormals, infinities and NaN included.
-inline float float_from_half(std::uint16_t half) {
-  const bool negative = (half & 0x8000u) != 0;
-  const int exponent = (half >> 10) & 0x1f;
-  const auto fraction = static_cast<float>(half & 0x3ffu);
-  float magnitude = 0;
-  if (exponent == 0)
-    magnitude = std::ldexp(fraction, -24);
-  else if (exponent < 31)
-    magnitude = std::ldexp(fraction + 1024.0f, exponent - 25);
-  else
-    magnitude = fraction == 0 ? std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
-  return negative ? -magnitude : magnitude;
+template <class T>
+concept SixteenBits = std::same_as<T, Eigen::bfloat16> || std::same_as<T, Eigen::half>;
+template <class T>
+concept Floating = std::same_as<T, float> || std::same_as<T, double> || SixteenBits<T>;
+
+// The float between which and zero the number lies, its last bit set where it is not the number itself: rounded again,
+// to fewer bits, it gives what the number rounded once would have given.
+inline float rounded_to_odd(double number) {
+  const auto nearest = static_cast<float>(number);
+  if (static_cast<double>(nearest) == number || std::isnan(number)) return nearest;
+  const bool beyond = std::abs(static_cast<double>(nearest)) > std::abs(number);
+  const float below = beyond ? std::nextafter(nearest, 0.0f) : nearest;
+  return std::copysign(std::bit_cast<float>(std::bit_cast<std::uint32_t>(below) | 1u), nearest);
+}
+// The same for whole numbers, those that a double does not hold among them: of those the last 16 bits only say whether
+// the number lies above what the others are.
+inline float rounded_to_odd(std::int64_t number) {
+  constexpr std::int64_t large = std::int64_t{1} << 50, last = (1 << 16) - 1, between = 1 << 15;
+  if ((number >= large || number <= -large) && (number & last) != 0) number = (number & ~last) | between;
+  return rounded_to_odd(static_cast<double>(number));
 }
 
-// A number as it lies in the file; 16 bits are a half.
+// A number as it lies in the file, rounded once, to nearest even.
 template <class T, class Stored>
 T converted(Stored stored) {
-  if constexpr (std::same_as<Stored, std::uint16_t>)
-    return static_cast<T>(float_from_half(stored));
+  if constexpr (SixteenBits<T> && std::integral<Stored>)
+    return T(rounded_to_odd(std::int64_t{stored}));
+  else if constexpr (SixteenBits<T> && std::same_as<Stored, double>)
+    return T(rounded_to_odd(stored));
+  else if constexpr (SixteenBits<T> || SixteenBits<Stored>)
+    return T(static_cast<float>(stored));
   else
     return static_cast<T>(stored);
 }

@@ -84,7 +84,7 @@ inline std::vector<Index> parse_shape(const std::string& path, std::string_view 
 
 // 0: none that is read.
 inline std::size_t item_bytes_of(std::string_view dtype) {
-  if (dtype == "<f2") return 2;
+  if (dtype == "<f2" || dtype == "<u2") return 2;
   if (dtype == "<f4" || dtype == "<i4") return 4;
   if (dtype == "<f8" || dtype == "<i8") return 8;
   return 0;
@@ -100,7 +100,7 @@ inline Header parse_header(const std::string& path, std::string_view text) {
   header.item_bytes = item_bytes_of(header.dtype);
   if (header.item_bytes == 0)
     fail(path, "unsupported dtype '" + header.dtype +
-                   "'; it must be little-endian float16, float32, float64, int32 or int64");
+                   "'; it must be little-endian float16, float32, float64, int32, int64 or uint16 (bfloat16)");
 
   const std::string_view order = header_value(path, text, "fortran_order");
   header.fortran_order = order.starts_with("True");

@@ -234,6 +234,9 @@ TEST_CASE("attend: wrong arguments and files give one line, exit 2 and no output
   folder.file("lengths.npy", npy_bytes("<i8", "False", "(2,)", raw<std::int64_t>({6, 6})));
   folder.file("real_lengths.npy", npy_bytes("<f8", "False", "(1,)", raw<double>({6})));
   folder.file("complex.npy", npy_bytes("<c8", "False", "(1, 1, 1)", raw<double>({1})));
+  folder.file("bfloat16.npy", npy_bytes("<u2", "False", "(4, 5, 3)", std::string(120, 0)));
+  folder.file("cut_off.npy", npy_bytes("<u2", "False", "(4, 5, 3)", "abc"));
+  folder.file("bfloat16_lengths.npy", npy_bytes("<u2", "False", "(1,)", raw<std::uint16_t>({5})));
   const std::string out = folder.file("o.npy"), normalizer = folder.file("z.npy");
 
   struct WrongCall {
@@ -249,7 +252,13 @@ TEST_CASE("attend: wrong arguments and files give one line, exit 2 and no output
       {"unknown mechanism", {"--mechanism", "cubic"}, "cubic"},
       {"unknown option", csq + Words{"--windows", "3"}, "windows"},
       {"unknown method", csq + Words{"--method", "fast"}, "fast"},
-      {"unknown dtype", csq + Words{"--dtype", "f16"}, "f16"},
+      {"unknown dtype", csq + Words{"--dtype", "f8"}, "f8"},
+      {"bit patterns of bfloat16 for float", csq, "--q: ", "bfloat16.npy"},
+      {"bit patterns of bfloat16 for float16", csq + Words{"--dtype", "float16"}, "--dtype bfloat16 only", "q.npy",
+       "bfloat16.npy"},
+      {"bit patterns of bfloat16 that are cut off", csq + Words{"--dtype", "bfloat16"}, "truncated", "cut_off.npy"},
+      {"bit patterns of bfloat16 as key lengths",
+       csq + Words{"--dtype", "bfloat16", "--key-length", folder.file("bfloat16_lengths.npy")}, "int32 or int64"},
       {"unknown centring", csq + Words{"--centering", "rows"}, "rows"},
       {"shift that is no number", csq + Words{"--shift", "one"}, "shift"},
       {"shift for softmax", {"--mechanism", "softmax", "--shift", "1"}, "shift"},

@@ -1,8 +1,10 @@
 // attend's arrays: every mechanism, 2 to 4 axes, both orders in the file, every dtype, against plain loops; what a file
 // looks like does not change a bit of what is computed.
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../examples/npy.hpp"
@@ -51,15 +53,9 @@ std::vector<double> in_fortran_order(const std::vector<double>& values, const st
 
 template <class Stored>
 std::string bytes_as(const std::vector<double>& values) {
-  return raw(std::vector<Stored>(values.begin(), values.end()));
-}
-
-// A whole number that half precision holds.
-std::uint16_t half_of(double value) {
-  for (int half = 0; half < 0x10000; ++half)
-    if (npy::float_from_half(std::uint16_t(half)) == float(value)) return std::uint16_t(half);
-  FAIL("no half is " << value);
-  return 0;
+  std::vector<Stored> stored;
+  for (const double value : values) stored.push_back(static_cast<Stored>(value));
+  return raw(stored);
 }
 
 std::string data_as(const std::string& dtype, const std::vector<double>& values) {
@@ -67,9 +63,7 @@ std::string data_as(const std::string& dtype, const std::vector<double>& values)
   if (dtype == "<i4") return bytes_as<std::int32_t>(values);
   if (dtype == "<i8") return bytes_as<std::int64_t>(values);
   if (dtype == "<f8") return bytes_as<double>(values);
-  std::vector<std::uint16_t> halves;
-  for (const double value : values) halves.push_back(half_of(value));
-  return raw(halves);
+  return dtype == "<u2" ? bytes_as<Eigen::bfloat16>(values) : bytes_as<Eigen::half>(values);
 }
 
 struct FileKind {
@@ -156,13 +150,14 @@ TEST_CASE("attend: the dtype and order of a file do not matter") {
   Problem p = Problem::random_backward(random, sizes_of(4));
   for (Tensor* tensor : {&p.q, &p.k, &p.v, &p.dout})
     for (double& value : tensor->values) value = std::round(2 * value);
-  for (const char* precision : {"f32", "f64"}) {
+  for (const std::string precision : {"float", "double", "bfloat16", "float16", "f32", "f64", "bf16", "f16"}) {
     const Words words = Words{"--mechanism", "csq", "--dtype", precision} + call_words(folder);
     save_inputs(folder, p, 4, {});
     REQUIRE(run_attend(words).exit_code == 0);
     const std::vector<std::string> expected = output_bytes(folder);
-    for (const char* dtype : {"<f2", "<f4", "<f8", "<i4", "<i8"})
+    for (const char* dtype : {"<f2", "<f4", "<f8", "<i4", "<i8", "<u2"})
       for (const bool fortran_order : {false, true}) {
+        if (std::string(dtype) == "<u2" && !precision.starts_with("bf")) continue;
         INFO(precision << ", " << dtype << (fortran_order ? ", Fortran order" : ", C order"));
         save_inputs(folder, p, 4, {dtype, fortran_order});
         const Finished run = run_attend(words);
@@ -171,6 +166,102 @@ TEST_CASE("attend: the dtype and order of a file do not matter") {
         CHECK(output_bytes(folder) == expected);
       }
   }
+}
+
+// What of 16 bits is computed is what double makes of the rounded inputs; the output, rounded once, is within half of
+// its last bit of it where no matrix unit rounds weights too, and all that is not of 16 bits is float.
+TEST_CASE("attend: bfloat16 and float16, from every kind of file, against double") {
+  const TemporaryFolder folder;
+  Random random(4);
+  struct Kind {
+    std::string dtype, file;
+    double tolerance, gradient_tolerance;
+  };
+  for (const Kind& kind : {Kind{"bfloat16", "<u2", 2e-2, 3e-2}, Kind{"float16", "<f2", 2e-3, 8e-3}})
+    for (const char* mechanism : {"softmax", "csq", "linear"})
+      for (const char* method : {"direct", "factored"}) {
+        if (std::string(mechanism) == "softmax" && std::string(method) == "factored") continue;
+        INFO(kind.dtype << ", " << mechanism << ", " << method);
+        Sizes sizes = sizes_of(4);
+        sizes.n = sizes.m = 40;
+        sizes.d = 8;
+        const Problem p = Problem::random_backward(random, sizes);
+        std::vector<float> gates(std::size_t(sizes.batch * sizes.kv_heads * sizes.m));
+        for (float& gate : gates) gate = float(-0.1 * random.uniform());
+        npy::write<float>(folder.file("gate.npy"), std::vector<Index>{sizes.batch, sizes.kv_heads, sizes.m}, gates);
+        const Words words = Words{"--mechanism",
+                                  mechanism,
+                                  "--method",
+                                  method,
+                                  "--causal",
+                                  "--log-gate",
+                                  folder.file("gate.npy"),
+                                  "--dlog-gate",
+                                  folder.file("dlog_gate.npy")} +
+                            call_words(folder);
+        const std::vector<std::pair<std::string, std::string>> outputs{{"out", kind.file},    {"dq", kind.file},
+                                                                       {"dk", kind.file},     {"dv", kind.file},
+                                                                       {"normalizer", "<f4"}, {"dlog_gate", "<f4"}};
+        const auto values_of = [&](const std::string& name) {
+          return npy::read<double>(folder.file(name + ".npy"), npy::Uint16::bfloat16).data;
+        };
+        const auto run = [&](const std::string& dtype) {
+          for (const auto& [name, file] : outputs) std::filesystem::remove(folder.file(name + ".npy"));
+          const Finished finished = run_attend(words + Words{"--dtype", dtype});
+          INFO(finished.error);
+          REQUIRE(finished.exit_code == 0);
+          CHECK(finished.output.find(", " + dtype + ", ") != std::string::npos);
+        };
+
+        save_inputs(folder, p, 4, {kind.file});  // rounded
+        run(kind.dtype);
+        std::vector<std::vector<double>> sixteen;
+        std::vector<std::string> bytes;
+        for (const auto& [name, file] : outputs) {
+          bytes.push_back(contents(folder.file(name + ".npy")));
+          CHECK(bytes.back().find("'descr': '" + file + "'") != std::string::npos);
+          sixteen.push_back(values_of(name));
+        }
+
+        save_inputs(folder, p, 4, {"<f4", true});
+        run(kind.dtype);
+        for (std::size_t i = 0; i < outputs.size(); ++i)
+          CHECK((contents(folder.file(outputs[i].first + ".npy")) == bytes[i]));
+
+        Problem rounded = p;
+        for (Tensor* tensor : {&rounded.q, &rounded.k, &rounded.v, &rounded.dout})
+          for (double& value : tensor->values)
+            value = kind.file == "<u2" ? double(Eigen::bfloat16(float(value))) : double(Eigen::half(float(value)));
+        save_inputs(folder, rounded, 4, {});
+        run("double");
+        for (std::size_t i = 0; i < outputs.size(); ++i) {
+          INFO(outputs[i].first);
+          const std::vector<double> expected = values_of(outputs[i].first);
+          CHECK(distance(sixteen[i], expected) <= (i == 0 || i == 4 ? kind.tolerance : kind.gradient_tolerance));
+        }
+      }
+}
+
+// Gates, biases and sinks are not rounded: a file of them that holds bfloat16 says what one of float says.
+TEST_CASE("attend: with bfloat16 the other arrays may lie in their files as bfloat16 too") {
+  const TemporaryFolder folder;
+  Random random(5);
+  const Problem p = Problem::random_backward(random, sizes_of(3));
+  save_inputs(folder, p, 3, {"<u2"});
+  const Words words =
+      Words{"--mechanism",           "softmax", "--dtype", "bfloat16", "--sink", folder.file("sink.npy"), "--dsink",
+            folder.file("dsink.npy")} +
+      call_words(folder);
+  const std::vector<double> sinks{0.5, -1.25, 2, 0};
+  const auto bytes_with = [&](const std::string& dtype) {
+    folder.file("sink.npy", npy_bytes(dtype, "False", "(4,)", data_as(dtype, sinks)));
+    const Finished run = run_attend(words);
+    INFO(run.error);
+    REQUIRE(run.exit_code == 0);
+    CHECK(contents(folder.file("dsink.npy")).find("<f4") != std::string::npos);
+    return output_bytes(folder);
+  };
+  CHECK((bytes_with("<u2") == bytes_with("<f8")));
 }
 
 TEST_CASE("attend: one key length for all, or one for each of the batch from a file of 32 or 64 bits") {

@@ -132,7 +132,7 @@ void check(const char* name, const std::vector<float>& values, const std::vector
 }
 
 struct Prepared {
-  peers::Arrays arrays;
+  peers::Arrays<float> arrays;
   Composed composed;
 
   explicit Prepared(const peers::Case& the_case) : arrays(the_case), composed(the_case, arrays.operands) {
@@ -158,5 +158,5 @@ std::function<void()> prepare(const peers::Case& the_case) {
 int main(int count, char** words) {
   const std::string name = "eigen " + std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) +
                            "." + std::to_string(EIGEN_MINOR_VERSION);
-  return peers::print_rows(count, words, name, prepare);
+  return peers::print_rows(count, words, {name, {bench::Dtype::float32}, prepare});
 }

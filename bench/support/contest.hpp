@@ -11,9 +11,12 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <variant>
 #include <vector>
 
 #include "csq/csq.hpp"
+#include "dtype.hpp"
 #include "inputs.hpp"
 #include "interruption.hpp"
 #include "passes.hpp"
@@ -25,9 +28,6 @@ namespace bench {
 enum Contestant { softmax, csq_direct, csq_factored };
 inline constexpr std::array<Contestant, 3> contestants = {softmax, csq_direct, csq_factored};
 inline constexpr std::array<const char*, 3> contestant_names = {"softmax", "CSQ direct", "CSQ factored"};
-
-// Direct and factored are the same function: they must agree to this in float.
-inline constexpr double float_tolerance = 1e-3;
 
 // The critic's case: long before the crossover, where softmax must be expected to win.
 inline constexpr Index critic_dim = 128, critic_tokens = 2048;
@@ -118,7 +118,10 @@ class Disagreement : public std::runtime_error {
 class Contest {
  public:
   Contest(Row row, std::shared_ptr<Inputs> inputs, int threads)
-      : row_(row), inputs_(std::move(inputs)), threads_(threads) {}
+      : row_(row), inputs_(std::move(inputs)), threads_(threads) {
+    with_element(inputs_->dtype(),
+                 [&]<class Element>(std::type_identity<Element>) { passes_.emplace<ThreePasses<Element>>(); });
+  }
 
   const Row& row() const { return row_; }
 
@@ -167,6 +170,9 @@ class Contest {
   }
 
  private:
+  template <class Element>
+  using ThreePasses = std::array<Passes<Element>, 3>;
+
   template <class Call>
   static void with_mechanism(Contestant contestant, const Call& call) {
     if (contestant == softmax)
@@ -180,10 +186,14 @@ class Contest {
     if (row_.csq_gated && static_cast<Index>(gates_.size()) < row_.kv_heads * tokens)
       gates_ = mild_gates(row_.kv_heads, tokens);
     if (row_.backward) inputs_->reserve_output_gradient(row_.heads, tokens);
-    for (const Contestant contestant : contestants)
-      with_mechanism(contestant, [&](const auto& mechanism) {
-        passes_[contestant].reserve(mechanism, row_.shape(tokens), row_.backward, options(contestant, tokens));
-      });
+    std::visit(
+        [&](auto& passes) {
+          for (const Contestant contestant : contestants)
+            with_mechanism(contestant, [&](const auto& mechanism) {
+              passes[contestant].reserve(mechanism, row_.shape(tokens), row_.backward, options(contestant, tokens));
+            });
+        },
+        passes_);
   }
 
   csq::Options options(Contestant contestant, Index tokens) const {
@@ -198,12 +208,17 @@ class Contest {
 
   void run(Contestant contestant, Index tokens) {
     stop_if_asked();
-    const Operands<float> operands{inputs_->q(row_.heads, tokens), inputs_->k(row_.kv_heads, tokens),
-                                   inputs_->v(row_.kv_heads, tokens), inputs_->dout(row_.heads, tokens)};
-    with_mechanism(contestant, [&](const auto& mechanism) {
-      passes_[contestant].forward(mechanism, operands, options(contestant, tokens));
-      if (row_.backward) passes_[contestant].backward(mechanism, operands, options(contestant, tokens));
-    });
+    std::visit(
+        [&]<class Element>(ThreePasses<Element>& passes) {
+          const Operands<Element> operands{
+              inputs_->q<Element>(row_.heads, tokens), inputs_->k<Element>(row_.kv_heads, tokens),
+              inputs_->v<Element>(row_.kv_heads, tokens), inputs_->dout<Element>(row_.heads, tokens)};
+          with_mechanism(contestant, [&](const auto& mechanism) {
+            passes[contestant].forward(mechanism, operands, options(contestant, tokens));
+            if (row_.backward) passes[contestant].backward(mechanism, operands, options(contestant, tokens));
+          });
+        },
+        passes_);
   }
 
   double seconds(Contestant contestant, Index tokens, int calls) {
@@ -213,22 +228,26 @@ class Contest {
   }
 
   double agreement(Index tokens) const {
-    const Passes<float>&direct = passes_[csq_direct], &factored = passes_[csq_factored];
     double largest = 0;
-    const auto compare = [&](const char* name, const std::vector<float>& values, const std::vector<float>& reference) {
+    const auto compare = [&](const char* name, const auto& values, const auto& reference) {
       const double error = relative_error(values, reference);
-      if (!(error <= float_tolerance))
+      if (!(error <= tolerance_of(inputs_->dtype())))
         throw Disagreement("CSQ direct and factored disagree in " + std::string(name) + " at " + row_.name() +
                            ", n = " + std::to_string(tokens) + ": relative error " + std::to_string(error));
       largest = std::max(largest, error);
     };
-    compare("out", factored.out, direct.out);
-    if (row_.backward) {
-      compare("dq", factored.dq, direct.dq);
-      compare("dk", factored.dk, direct.dk);
-      compare("dv", factored.dv, direct.dv);
-      if (row_.csq_gated) compare("dlog_gate", factored.dlog_gate, direct.dlog_gate);
-    }
+    std::visit(
+        [&](const auto& passes) {
+          const auto &direct = passes[csq_direct], &factored = passes[csq_factored];
+          compare("out", factored.out, direct.out);
+          if (row_.backward) {
+            compare("dq", factored.dq, direct.dq);
+            compare("dk", factored.dk, direct.dk);
+            compare("dv", factored.dv, direct.dv);
+            if (row_.csq_gated) compare("dlog_gate", factored.dlog_gate, direct.dlog_gate);
+          }
+        },
+        passes_);
     return largest;
   }
 
@@ -236,7 +255,7 @@ class Contest {
   std::shared_ptr<Inputs> inputs_;
   int threads_;
   std::vector<float> gates_;
-  std::array<Passes<float>, 3> passes_;
+  std::variant<ThreePasses<float>, ThreePasses<Eigen::bfloat16>, ThreePasses<Eigen::half>> passes_;
 };
 
 }  // namespace bench

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "dtype.hpp"
 #include "threads.hpp"
 
 namespace bench {
@@ -21,6 +22,7 @@ struct CrossoverSettings {
   int threads = 0, repeats = 0;
   std::optional<double> budget;
   std::string q, k, v, csv = "crossover.csv", json;
+  Dtype dtype = Dtype::float32;
   std::string gate;  // empty: none; all: softmax and CSQ; csq: CSQ alone, against plain softmax
 
   bool has_own_tensors() const { return !q.empty(); }
@@ -81,6 +83,8 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
                  "gates of the key heads: all (softmax too) or csq (against plain softmax); causal rows only")
       ->type_name("all|csq")
       ->check(CLI::IsMember({"all", "csq"}));
+  std::string dtype = name_of(settings.dtype);
+  app.add_option("--dtype", dtype, "of arrays, on both sides; float unless given")->type_name(dtype_choices);
   app.add_flag("--backward", settings.backward, "times forward and backward together");
   app.add_option("--max-n", settings.max_tokens, "longest sequence that is tried; 32768")->type_name("N");
   list("--sizes", settings.sizes, "sizes that every row measures besides its search; 8192 unless given")
@@ -99,6 +103,7 @@ inline CrossoverSettings parse_crossover(CLI::App& app, int count, char** words)
       "A summary costs n*d^2*dv/2, so small keys with large values cross far earlier than d = dv:\n"
       "by the count d = 16, dv = 64 at 249 tokens, d = dv = 64 at 2179.");
   app.parse(count, words);
+  settings.dtype = dtype_of("--dtype", dtype);
   check(settings);
   settings.threads = threads_for("--threads", settings.threads);
   settings.causal = settings.causal || !settings.gate.empty();

@@ -1,8 +1,10 @@
-// What decoding one token must read, in floats of a key head, and from where on CSQ must read less:
+// What decoding one token must read, in bytes of a key head, and from where on CSQ must read less:
 //
-//   CSQ        D·(dᵥ+1) + (W/2)·(d+dᵥ)     the summary, and in the mean half of the W tokens that are absorbed at a
-//   time softmax    n·(d+dᵥ)                    the cache of n tokens, or of the window's crossover  n* =
-//   D·(dᵥ+1)/(d+dᵥ) + W/2  D = (d+1)(d+2)/2; for dᵥ = d about d²/4, whatever the heads
+//   CSQ        4·D·(dᵥ+1) + (W/2)·(4·d + s·dᵥ)     the summary, and in the mean half of the W tokens that are absorbed
+//                                                  at a time: keys are centred, and so kept in float
+//   softmax    s·n·(d+dᵥ)                          the cache of n tokens, or of the window's; s bytes a number
+//   crossover  n* = (4·D·(dᵥ+1) + (W/2)·(4·d + s·dᵥ)) / (s·(d+dᵥ))     D = (d+1)(d+2)/2; for dᵥ = d about d²/4 in
+//                                                  float, d²/2 in 16 bits, whatever the heads
 //
 // Not counted: what absorbing reads and writes, once in W tokens (it is timed), gates and means.
 #pragma once
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "csq/csq.hpp"
+#include "dtype.hpp"
 
 namespace bench {
 
@@ -21,6 +24,7 @@ using csq::Index;
 struct DecodeShape {
   Index key_dim = 0, value_dim = 0;
   Index heads = 0, kv_heads = 0;
+  Dtype dtype = Dtype::float32;  // of tokens and caches
 
   csq::StreamShape stream() const {
     return {.batch = 1, .heads = heads, .kv_heads = kv_heads, .key_dim = key_dim, .value_dim = value_dim};
@@ -59,16 +63,18 @@ inline double row_floats(const DecodeShape& shape) { return static_cast<double>(
 
 // Of all key heads.
 inline double csq_read_bytes(const DecodeShape& shape, Index absorbed) {
-  const double floats = summary_floats(shape) + static_cast<double>(absorbed) / 2 * row_floats(shape);
-  return floats * static_cast<double>(shape.kv_heads) * sizeof(float);
+  const double row =
+      sizeof(float) * static_cast<double>(shape.key_dim) + bytes_of(shape.dtype) * static_cast<double>(shape.value_dim);
+  const double bytes = sizeof(float) * summary_floats(shape) + static_cast<double>(absorbed) / 2 * row;
+  return bytes * static_cast<double>(shape.kv_heads);
 }
 inline double cache_read_bytes(const DecodeShape& shape, Index tokens) {
-  return static_cast<double>(tokens) * row_floats(shape) * static_cast<double>(shape.kv_heads) * sizeof(float);
+  return static_cast<double>(tokens) * row_floats(shape) * static_cast<double>(shape.kv_heads) * bytes_of(shape.dtype);
 }
 
 // n*: tokens from which the cache is more to read.
 inline double predicted_decode_crossover(const DecodeShape& shape, Index absorbed) {
-  return summary_floats(shape) / row_floats(shape) + static_cast<double>(absorbed) / 2;
+  return csq_read_bytes(shape, absorbed) / cache_read_bytes(shape, 1);
 }
 
 // Multiply-adds of one token, read and absorbed, times 2.

@@ -32,7 +32,7 @@ inline void print_heading(const DecodeResults& results) {
       "  CSQ             (score + 1)^2 weights on centred queries and keys; a summary and the last tokens, the\n");
   std::printf("                  same number of bytes from the first token on\n");
   std::printf("  gated CSQ       the same, with a gate a token and key head\n");
-  std::printf("  softmax stream  a float cache of all keys and values\n");
+  std::printf("  softmax stream  a cache of all keys and values, %s\n", name_of(results.dtype));
   std::printf(
       "  softmax call    the same work as one call of attention, one query over keys that are in memory; beyond\n");
   std::printf("                  %lld tokens alone, since a stream's cache is filled by O(n^2*d) work\n",
@@ -41,11 +41,11 @@ inline void print_heading(const DecodeResults& results) {
   std::printf("  Softmax and CSQ are different functions: this compares what they cost, not what they can learn.\n\n");
   std::printf("  processor   %s; %s\n", machine.processor.c_str(), machine.build.c_str());
   std::printf(
-      "  timed       float, %d thread%s, steps of one token, of one layer; medians of interleaved repeats; CSQ\n"
+      "  timed       %s, %d thread%s, steps of one token, of one layer; medians of interleaved repeats; CSQ\n"
       "              over whole blocks, at least 288 steps in a row, so that absorbing is included\n",
-      machine.threads, machine.threads == 1 ? "" : "s");
+      name_of(results.dtype), machine.threads, machine.threads == 1 ? "" : "s");
   std::printf("  checked     steps and one causal call agree: relative error at most %.1e (%.0e would stop the run)\n",
-              results.largest_error(), float_tolerance);
+              results.largest_error(), tolerance_of(results.dtype));
   std::printf("  caches      up to %s; longer contexts are left out (--memory)\n",
               bytes_text(results.cache_limit).c_str());
 }
@@ -97,8 +97,9 @@ inline void print_decode_row(const DecodeRow& row, const DecodeResults& results)
 
 inline void print_decode_crossovers(const DecodeResults& results) {
   std::printf(
-      "\nContext from which a step is faster than with a float cache (by bytes: n* = D(dv+1)/(d+dv) + W/2,\n"
-      "D = (d+1)(d+2)/2, W the tokens that a stream absorbs at a time)\n\n");
+      "\nContext from which a step is faster than with a cache of %s (by bytes: CSQ's summary of D(dv+1) floats,\n"
+      "D = (d+1)(d+2)/2, and half of the W tokens that a stream absorbs at a time, over those of a token)\n\n",
+      name_of(results.dtype));
   std::printf("  head  heads                 measured\n");
   std::printf("  size   q/kv    by bytes   %10s %12s   fraction of bandwidth there: softmax    CSQ    gated\n", "CSQ",
               "gated CSQ");
@@ -120,7 +121,7 @@ inline void print_decode_crossovers(const DecodeResults& results) {
   std::printf(
       "\n"
       "  state              in memory; a CSQ stream that can take tokens back holds its summary twice\n"
-      "  read a token       at least: D(dv+1) + W/2*(d+dv) numbers a key head, or those of the cache or window\n"
+      "  read a token       at least: D(dv+1) floats and W/2 tokens a key head, or the tokens of the cache or window\n"
       "  of the bandwidth   what would be needed to read these bytes, from a buffer of that size and in this process,\n"
       "                     over the time of a step\n"
       "  <= n, > n          faster at every context tried, the shortest is n; slower up to n, the longest\n"

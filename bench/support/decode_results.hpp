@@ -13,6 +13,7 @@
 namespace bench {
 
 struct DecodeResults {
+  Dtype dtype = Dtype::float32;
   Machine machine;
   double cache_limit = 0;  // bytes
   std::vector<DecodeRow> rows;
@@ -34,7 +35,7 @@ inline constexpr std::array<const char*, 3> flat_keys = {"csq", "gated_csq", "so
 // One line a context. A window's numbers stand where it is full; what was not measured is empty.
 inline std::string csv_of(const DecodeResults& results) {
   std::ostringstream file;
-  file << "head_dim,value_dim,heads,kv_heads,context";
+  file << "dtype,head_dim,value_dim,heads,kv_heads,context";
   for (const char* name : {"softmax_stream", "softmax_call", "softmax_window", "csq", "gated_csq"})
     file << ',' << name << "_lower_quartile_us," << name << "_median_us," << name << "_upper_quartile_us," << name
          << "_fraction_of_bandwidth," << name << "_disturbed";
@@ -54,8 +55,8 @@ inline std::string csv_of(const DecodeResults& results) {
   for (const DecodeRow& row : results.rows)
     for (const ContextResult& context : row.contexts) {
       const DecodeShape& shape = row.shape;
-      file << shape.key_dim << ',' << shape.value_dim << ',' << shape.heads << ',' << shape.kv_heads << ','
-           << context.tokens;
+      file << name_of(results.dtype) << ',' << shape.key_dim << ',' << shape.value_dim << ',' << shape.heads << ','
+           << shape.kv_heads << ',' << context.tokens;
       put(context.stream, context.of_bandwidth(context.stream));
       put(context.call, context.of_bandwidth(context.call));
       const FlatResult& window = row.flat[window_stream];
@@ -91,6 +92,7 @@ inline std::string json_of(const DecodeResults& results) {
   const Machine& machine = results.machine;
   Json root;
   root["timed"] = "decoding, one token a step";
+  root["dtype"] = name_of(results.dtype);
   root["interrupted"] = results.interrupted();
   root["machine"] = machine_json(machine);
   root["largest_cache_bytes"] = results.cache_limit;

@@ -98,35 +98,37 @@ inline Disturbance disturbance_of(const Timing& timing, const Machine& machine) 
 
 // Memory that keys and values are read from, beginning with a cache line as a stream's does: normal random numbers,
 // repeated. It is filled once.
+template <class Element>
 class DecodeMemory {
  public:
-  const float* at_least(double bytes) {
-    const auto count = static_cast<std::size_t>(bytes / sizeof(float)) + 16;
+  const Element* at_least(double bytes) {
+    const auto count = static_cast<std::size_t>(bytes / sizeof(Element)) + 64 / sizeof(Element);
     if (count <= count_) return numbers_;
-    numbers_ = reinterpret_cast<float*>(memory_.reserve(count * sizeof(float)));
+    numbers_ = reinterpret_cast<Element*>(memory_.reserve(count * sizeof(Element)));
     count_ = count;
     // No divisor of any row's size, so that rows differ.
     const std::size_t some = std::min<std::size_t>(count, 1000003);
     NormalNumbers source(7);
-    for (std::size_t i = 0; i < some; ++i) numbers_[i] = source.next()[0];
+    for (std::size_t i = 0; i < some; ++i) numbers_[i] = static_cast<Element>(source.next()[0]);
     for (std::size_t at = some; at < count; at += some) {
       stop_if_asked();
-      std::memcpy(numbers_ + at, numbers_, std::min(some, count - at) * sizeof(float));
+      std::copy_n(numbers_, std::min(some, count - at), numbers_ + at);
     }
     return numbers_;
   }
 
  private:
   csq::Workspace memory_;
-  float* numbers_ = nullptr;
+  Element* numbers_ = nullptr;
   std::size_t count_ = 0;
 };
 
+template <class Element>
 class DecodeMeasurement {
  public:
   DecodeMeasurement(const DecodeShape& shape, Index max_context, double cache_limit, int threads, std::string heading,
-                    PeakWatch& watch, Progress& progress, DecodeMemory& memory)
-      : tokens_(std::make_shared<const DecodeTokens>(shape)),
+                    PeakWatch& watch, Progress& progress, DecodeMemory<Element>& memory)
+      : tokens_(std::make_shared<const DecodeTokens<Element>>(shape)),
         threads_(threads),
         heading_(std::move(heading)),
         watch_(watch),
@@ -178,7 +180,7 @@ class DecodeMeasurement {
     plan(result, name + ": bandwidth", 1, ReadRun(memory_, static_cast<std::size_t>(bytes), threads_));
   }
 
-  Decoding stream(FlatSeries series) const {
+  Decoding<Element> stream(FlatSeries series) const {
     if (series == window_stream)
       return {csq::Softmax{}, tokens_, csq::StreamOptions{.window = decode_window, .threads = threads_}};
     return {csq::Csq{}, tokens_, csq::StreamOptions{.gated = series == gated_csq_stream, .threads = threads_}};
@@ -191,9 +193,9 @@ class DecodeMeasurement {
       const std::string name = flat_names[series];
       progress_.show(heading_, name + ", filling");
       FlatResult& result = row_.flat[series];
-      auto decoding = std::make_shared<Decoding>(stream(series));
+      auto decoding = std::make_shared<Decoding<Element>>(stream(series));
       decoding->prefill_to(series == window_stream ? 2 * decode_window : 4 * row_.absorbed);
-      auto after_long = std::make_shared<Decoding>(*decoding);
+      auto after_long = std::make_shared<Decoding<Element>>(*decoding);
       after_long->prefill_to(row_.long_context);
       result.state_bytes = static_cast<double>(decoding->state_bytes());
       result.read_bytes =
@@ -206,13 +208,13 @@ class DecodeMeasurement {
   }
 
   void add_softmax_streams() {
-    Decoding growing(csq::Softmax{}, tokens_, {.threads = threads_});
+    Decoding<Element> growing(csq::Softmax{}, tokens_, {.threads = threads_});
     for (ContextResult& context : row_.contexts) {
       if (context.tokens > most_prefilled) return;
       const std::string name = "softmax stream, " + std::to_string(context.tokens) + " tokens";
       progress_.show(heading_, name + ", filling");
       growing.prefill_to(context.tokens - back_and_forth);
-      auto decoding = std::make_shared<Decoding>(growing);
+      auto decoding = std::make_shared<Decoding<Element>>(growing);
       plan(context.stream, name, back_and_forth, [=] { decoding->step_and_back(back_and_forth); });
     }
   }
@@ -220,7 +222,7 @@ class DecodeMeasurement {
   void add_calls() {
     for (ContextResult& context : row_.contexts) {
       const std::string name = "softmax call, " + std::to_string(context.tokens) + " tokens";
-      auto query = std::make_shared<OneQuery>(row_.shape, context.tokens, memory_, *tokens_, threads_);
+      auto query = std::make_shared<OneQuery<Element>>(row_.shape, context.tokens, memory_, *tokens_, threads_);
       plan(context.call, name, 1, [=] { (*query)(); });
       plan_read(context.read, name, context.read_bytes);
     }
@@ -229,21 +231,21 @@ class DecodeMeasurement {
   // The last of a few hundred steps against one causal call over all tokens.
   void check_steps() {
     progress_.show(heading_, "checking steps against one call");
-    const Index tokens = std::min(3 * row_.absorbed + 5, DecodeTokens::count);
+    const Index tokens = std::min(3 * row_.absorbed + 5, DecodeTokens<Element>::count);
     const auto against_call = [&](const char* name, const auto& mechanism, bool gated) {
-      Decoding decoding(mechanism, tokens_, {.gated = gated, .threads = threads_});
+      Decoding<Element> decoding(mechanism, tokens_, {.gated = gated, .threads = threads_});
       decoding.prefill_to(tokens - 2);
       decoding.step(2);
       const DecodeShape& shape = row_.shape;
-      std::vector<float> out(static_cast<std::size_t>(tokens * shape.heads * shape.value_dim));
+      std::vector<Element> out(static_cast<std::size_t>(tokens * shape.heads * shape.value_dim));
       csq::Options options{.causal = true, .method = csq::Method::direct, .threads = threads_};
       const csq::Heads<const float> gates = tokens_->gates(0, tokens);
       if (gated) options.log_gate = gates;
       csq::attention(mechanism, tokens_->q(0, tokens), tokens_->k(0, tokens), tokens_->v(0, tokens),
-                     DecodeTokens::rows(out.data(), shape.heads, shape.value_dim, 0, tokens), options);
-      const std::vector<float> last(out.end() - shape.heads * shape.value_dim, out.end());
+                     DecodeTokens<Element>::rows(out.data(), shape.heads, shape.value_dim, 0, tokens), options);
+      const std::vector<Element> last(out.end() - shape.heads * shape.value_dim, out.end());
       const double error = relative_error(decoding.last_output(), last);
-      if (!(error <= float_tolerance))
+      if (!(error <= tolerance_of(shape.dtype)))
         throw Disagreement(std::string(name) + ": a step and one call disagree at " + shape.name() +
                            ": relative error " + std::to_string(error));
       row_.largest_error = std::max(row_.largest_error, error);
@@ -253,12 +255,12 @@ class DecodeMeasurement {
     against_call("softmax", csq::Softmax{}, false);
   }
 
-  std::shared_ptr<const DecodeTokens> tokens_;
+  std::shared_ptr<const DecodeTokens<Element>> tokens_;
   int threads_;
   std::string heading_;
   PeakWatch& watch_;
   Progress& progress_;
-  const float* memory_ = nullptr;
+  const Element* memory_ = nullptr;
   DecodeRow row_;
   std::vector<Planned> planned_;
 };

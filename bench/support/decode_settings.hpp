@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "decode_bytes.hpp"
+#include "dtype.hpp"
 #include "threads.hpp"
 
 namespace bench {
@@ -22,6 +23,7 @@ struct DecodeSettings {
   std::vector<Index> dims, kv_heads;
   Index heads = 8;
   Index max_context = Index{1} << 20;
+  Dtype dtype = Dtype::float32;
   int threads = 1, repeats = 0;
   std::optional<double> memory;  // GB that a softmax cache may take
   bool quick = false;
@@ -86,12 +88,15 @@ inline DecodeSettings parse_decode(CLI::App& app, int count, char** words) {
                  "GB that a softmax cache may take, longer contexts are left out; a quarter of the machine's memory "
                  "unless given")
       ->type_name("GB");
+  std::string dtype = name_of(settings.dtype);
+  app.add_option("--dtype", dtype, "of tokens and caches; float unless given")->type_name(dtype_choices);
   app.add_option("--threads", settings.threads, "0 = all; 1 unless given")->type_name("T");
   app.add_option("--csv", settings.csv, "every measured context; decode.csv")->type_name("FILE");
   app.add_option("--json", settings.json, "the same with the machine and the crossovers")->type_name("FILE");
   app.add_option("--repeats", settings.repeats, "samples of each number; 5 unless given")->type_name("R");
   app.add_flag("--quick", settings.quick, "a rough answer: head sizes 32 and 64, contexts to 16384, 3 repeats");
   app.parse(count, words);
+  settings.dtype = dtype_of("--dtype", dtype);
   check(settings);
   settings.threads = threads_for("--threads", settings.threads);
   if (settings.dims.empty())

@@ -97,7 +97,7 @@ __attribute__((target("avx512f"))) inline float avx512_peak_loop(long iterations
 // `set` as csq::simd_name() says it: the peak is that of the instructions the kernels use.
 inline PeakKernel peak_kernel(std::string_view set) {
 #if defined(__x86_64__)
-  if (set == "avx512" && __builtin_cpu_supports("avx512f")) return {avx512_peak_loop, 24 * 16 * 2};
+  if (set.starts_with("avx512") && __builtin_cpu_supports("avx512f")) return {avx512_peak_loop, 24 * 16 * 2};
   if (set == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return {avx2_peak_loop, 14 * 8 * 2};
 #endif

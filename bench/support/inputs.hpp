@@ -2,7 +2,7 @@
 // The gradient of the output, for backward, is normal random.
 //
 // Buffers are [heads, capacity, dim]; a shorter sequence is a view of the first rows of each head. The first n rows of
-// a head are the same whatever the capacity.
+// a head are the same whatever the capacity. Elements are of float or rounded to 16 bits.
 #pragma once
 
 #include <algorithm>
@@ -15,11 +15,14 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "../../examples/npy.hpp"
 #include "csq/csq.hpp"
+#include "dtype.hpp"
 
 namespace bench {
 
@@ -110,11 +113,17 @@ inline std::vector<float> mild_gates(Index heads, Index tokens) {
 class Inputs {
  public:
   // Normal random.
-  Inputs(Index key_dim, Index value_dim) : key_dim_(key_dim), value_dim_(value_dim) {}
+  Inputs(Index key_dim, Index value_dim, Dtype dtype = Dtype::float32)
+      : key_dim_(key_dim), value_dim_(value_dim), dtype_(dtype) {}
   explicit Inputs(Index dim) : Inputs(dim, dim) {}
-  Inputs(FileTriple files, std::string name)
-      : key_dim_(files.q.dim), value_dim_(files.v.dim), files_(std::move(files)), name_(std::move(name)) {}
+  Inputs(FileTriple files, std::string name, Dtype dtype = Dtype::float32)
+      : key_dim_(files.q.dim),
+        value_dim_(files.v.dim),
+        dtype_(dtype),
+        files_(std::move(files)),
+        name_(std::move(name)) {}
 
+  Dtype dtype() const { return dtype_; }
   Index key_dim() const { return key_dim_; }
   Index value_dim() const { return value_dim_; }
 
@@ -144,50 +153,74 @@ class Inputs {
   // Backward needs this one besides.
   void reserve_output_gradient(Index heads, Index tokens) { fill(dout_, nullptr, heads, tokens, value_dim_, 4); }
 
-  csq::Heads<const float> q(Index heads, Index tokens) const { return view(q_, heads, tokens, key_dim_); }
-  csq::Heads<const float> k(Index heads, Index tokens) const { return view(k_, heads, tokens, key_dim_); }
-  csq::Heads<const float> v(Index heads, Index tokens) const { return view(v_, heads, tokens, value_dim_); }
-  csq::Heads<const float> dout(Index heads, Index tokens) const { return view(dout_, heads, tokens, value_dim_); }
+  // Views of the elements' type; empty where nothing was reserved.
+  template <class Element = float>
+  csq::Heads<const Element> q(Index heads, Index tokens) const {
+    return view<Element>(q_, heads, tokens, key_dim_);
+  }
+  template <class Element = float>
+  csq::Heads<const Element> k(Index heads, Index tokens) const {
+    return view<Element>(k_, heads, tokens, key_dim_);
+  }
+  template <class Element = float>
+  csq::Heads<const Element> v(Index heads, Index tokens) const {
+    return view<Element>(v_, heads, tokens, value_dim_);
+  }
+  template <class Element = float>
+  csq::Heads<const Element> dout(Index heads, Index tokens) const {
+    return view<Element>(dout_, heads, tokens, value_dim_);
+  }
 
   void release() { q_ = k_ = v_ = dout_ = {}; }
 
  private:
   struct Buffer {
     Index heads = 0, capacity = 0;
-    std::vector<float> values;
+    std::variant<std::vector<float>, std::vector<Eigen::bfloat16>, std::vector<Eigen::half>> values;
   };
 
-  static csq::Heads<const float> view(const Buffer& buffer, Index heads, Index tokens, Index dim) {
-    if (buffer.values.empty()) return {};
+  template <class Element>
+  static csq::Heads<const Element> view(const Buffer& buffer, Index heads, Index tokens, Index dim) {
+    if (buffer.capacity == 0) return {};
     const Index head = buffer.capacity * dim;
-    return {buffer.values.data(), {1, heads, tokens, dim}, {heads * head, head, dim, 1}};
+    return {
+        std::get<std::vector<Element>>(buffer.values).data(), {1, heads, tokens, dim}, {heads * head, head, dim, 1}};
   }
 
   // At least `heads` heads of `tokens` tokens; `which` seeds random numbers.
-  static void fill(Buffer& buffer, const FileHeads* file, Index heads, Index tokens, Index dim, std::uint64_t which) {
+  void fill(Buffer& buffer, const FileHeads* file, Index heads, Index tokens, Index dim, std::uint64_t which) const {
     if (heads <= buffer.heads && tokens <= buffer.capacity) return;
     heads = buffer.heads = std::max(heads, buffer.heads);
     buffer.capacity = std::max(tokens, buffer.capacity);
     const Index head_size = buffer.capacity * dim;
-    buffer.values.resize(static_cast<std::size_t>(heads * head_size));
-    for (Index h = 0; h < heads; ++h) {
-      float* const out = buffer.values.data() + h * head_size;
-      if (file != nullptr) {
-        const float* const in = file->values.data() + (h % file->heads) * file->tokens * dim;
-        for (Index at = 0; at < head_size; at += file->tokens * dim)
-          std::copy_n(in, std::min(file->tokens * dim, head_size - at), out + at);
-      } else {
-        NormalNumbers numbers(which * 1000 + static_cast<std::uint64_t>(h));
-        for (Index at = 0; at < head_size; at += 2) {
-          const std::array<float, 2> pair = numbers.next();
-          out[at] = pair[0];
-          if (at + 1 < head_size) out[at + 1] = pair[1];
-        }
-      }
+    with_element(dtype_, [&]<class Element>(std::type_identity<Element>) {
+      std::vector<Element> values(static_cast<std::size_t>(heads * head_size));
+      for (Index h = 0; h < heads; ++h)
+        fill_head(values.data() + h * head_size, head_size, file, h, dim, which * 1000 + static_cast<std::uint64_t>(h));
+      buffer.values = std::move(values);
+    });
+  }
+
+  template <class Element>
+  static void fill_head(Element* out, Index size, const FileHeads* file, Index head, Index dim, std::uint64_t seed) {
+    const auto element = [](float value) { return static_cast<Element>(value); };
+    if (file != nullptr) {
+      const Index file_size = file->tokens * dim;
+      const float* const in = file->values.data() + (head % file->heads) * file_size;
+      for (Index at = 0; at < size; at += file_size)
+        std::transform(in, in + std::min(file_size, size - at), out + at, element);
+      return;
+    }
+    NormalNumbers numbers(seed);
+    for (Index at = 0; at < size; at += 2) {
+      const std::array<float, 2> pair = numbers.next();
+      out[at] = element(pair[0]);
+      if (at + 1 < size) out[at + 1] = element(pair[1]);
     }
   }
 
   Index key_dim_ = 0, value_dim_ = 0;
+  Dtype dtype_ = Dtype::float32;
   std::optional<FileTriple> files_;
   std::string name_;
   Index most_heads_ = 0, most_kv_heads_ = 0, most_tokens_ = 0;  // reserved so far

@@ -3,6 +3,8 @@
 //   inputs    q, k, v, dout        views
 //   Passes    out; for backward also the normaliser, dq, dk, dv; a workspace that serves both
 //
+// Elements are of float or double, or of 16 bits: then the normaliser and gradients of gates are float.
+//
 // Flops are those of the formulas, whatever the kernels do: the cost model's multiply-adds, times 2. For dᵥ = d, one
 // head and no mask, with D = (d+1)(d+2)/2:
 //             direct      factored
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "csq/csq.hpp"
+#include "dtype.hpp"
 
 namespace bench {
 
@@ -36,20 +39,22 @@ struct CallExtras {
 };
 
 // dout has no data where only forward is called.
-template <class T>
+template <class Element>
 struct Operands {
-  csq::Heads<const T> q, k, v, dout;
+  csq::Heads<const Element> q, k, v, dout;
 };
 
-template <class T>
+template <class Element>
 class Passes {
  public:
-  std::vector<T> out, normalizer, dq, dk, dv, dlog_gate;
+  using T = Computed<Element>;
+  std::vector<Element> out, dq, dk, dv;
+  std::vector<T> normalizer, dlog_gate;
 
   // Makes room for calls of this shape; every byte is touched, so that no call pays for its first pages.
   template <class M>
   void reserve(const M& mechanism, const csq::Shape& shape, bool backward, const csq::Options& options) {
-    const auto resize = [&](std::vector<T>& values, Index heads, Index tokens, Index dim) {
+    const auto resize = [&](auto& values, Index heads, Index tokens, Index dim) {
       values.resize(static_cast<std::size_t>(shape.batch * heads * tokens * dim));
     };
     resize(out, shape.heads, shape.queries, shape.value_dim);
@@ -67,7 +72,7 @@ class Passes {
   }
 
   template <class M>
-  void forward(const M& mechanism, const Operands<T>& in, csq::Options options) {
+  void forward(const M& mechanism, const Operands<Element>& in, csq::Options options) {
     options.workspace = &workspace_;
     if (normalizer.empty())
       csq::attention(mechanism, in.q, in.k, in.v, out_view(in), options);
@@ -77,9 +82,9 @@ class Passes {
 
   // After forward, with the same operands and options.
   template <class M>
-  void backward(const M& mechanism, const Operands<T>& in, csq::Options options) {
+  void backward(const M& mechanism, const Operands<Element>& in, csq::Options options) {
     options.workspace = &workspace_;
-    csq::Gradients<T> gradients{{dq.data(), in.q.shape}, {dk.data(), in.k.shape}, {dv.data(), in.v.shape}};
+    csq::Gradients<Element> gradients{{dq.data(), in.q.shape}, {dk.data(), in.k.shape}, {dv.data(), in.v.shape}};
     if (options.log_gate.given()) gradients.log_gate = csq::Heads<T>(dlog_gate.data(), options.log_gate.shape);
     csq::attention_backward(mechanism, in.q, in.k, in.v, out_view(in), normalizer_view(in), in.dout, gradients,
                             options);
@@ -88,10 +93,10 @@ class Passes {
   std::size_t workspace_bytes() const { return workspace_.bytes(); }
 
  private:
-  csq::Heads<T> out_view(const Operands<T>& in) {
+  csq::Heads<Element> out_view(const Operands<Element>& in) {
     return {out.data(), {in.q.batch(), in.q.heads(), in.q.tokens(), in.v.dim()}};
   }
-  csq::Heads<T> normalizer_view(const Operands<T>& in) {
+  csq::Heads<T> normalizer_view(const Operands<Element>& in) {
     return {normalizer.data(), {in.q.batch(), in.q.heads(), in.q.tokens(), 1}};
   }
 

@@ -30,8 +30,8 @@ inline TimedCall read_call(double bytes) {
 // A few whole blocks of a CSQ stream, and the steps that they are.
 inline std::pair<TimedCall, double> csq_steps(const DecodeShape& shape, Index absorbed) {
   const Index steps = steps_of_whole_blocks(absorbed);
-  auto decoding = std::make_shared<Decoding>(csq::Csq{}, std::make_shared<const DecodeTokens>(shape),
-                                             csq::StreamOptions{.threads = 1});
+  auto decoding = std::make_shared<Decoding<float>>(csq::Csq{}, std::make_shared<const DecodeTokens<float>>(shape),
+                                                    csq::StreamOptions{.threads = 1});
   decoding->prefill_to(4 * absorbed);
   const auto count = static_cast<double>(steps);
   return {{"csq", count * csq_step_flops(shape, absorbed), [=] { decoding->step(steps); }, {}}, count};
@@ -85,8 +85,8 @@ inline void reach_of_decode_crossovers(int rounds, std::vector<Reach>& rows) {
       const auto tokens = static_cast<Index>(std::ceil(1.2 * predicted_decode_crossover(shape, absorbed)));
       auto [step, steps] = csq_steps(shape, absorbed);
       constexpr Index few = 16;
-      auto cache = std::make_shared<Decoding>(csq::Softmax{}, std::make_shared<const DecodeTokens>(shape),
-                                              csq::StreamOptions{.threads = 1});
+      auto cache = std::make_shared<Decoding<float>>(csq::Softmax{}, std::make_shared<const DecodeTokens<float>>(shape),
+                                                     csq::StreamOptions{.threads = 1});
       cache->prefill_to(tokens - few);
       TimedCall softmax{"softmax", 0, [=] { cache->step_and_back(few); }, {}};
       time_in_turn({&step, &softmax}, rounds, shortest_decode_sample);

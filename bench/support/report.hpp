@@ -81,16 +81,21 @@ inline void print_heading(const Results& results) {
   if (machine.threads > 1) std::printf(", %.0f GF/s with %d", machine.peak_all_threads / 1e9, machine.threads);
   std::printf(" (float, measured by this process)\n");
   std::printf(
-      "  timed       %sfloat, %d thread%s, %s; packing and centring included, allocation not;\n"
+      "  timed       %s%s, %d thread%s, %s; packing and centring included, allocation not;\n"
       "              medians of interleaved repeats\n",
-      results.backward ? "forward and backward, " : "", machine.threads, machine.threads == 1 ? "" : "s",
-      heads_text(results.rows).c_str());
+      results.backward ? "forward and backward, " : "", name_of(results.dtype), machine.threads,
+      machine.threads == 1 ? "" : "s", heads_text(results.rows).c_str());
   if (std::any_of(results.rows.begin(), results.rows.end(), [](const RowResult& r) { return r.row.heads == 1; }))
     std::printf("              ONE HEAD: its data may stay in cache between repeats; 8 heads are the default\n");
   std::printf(
       "  checked     CSQ direct and factored agree%s, before anything is timed and again at every\n"
       "              size: relative error at most %.1e (%.0e would stop the run)\n",
-      results.backward ? " in output and gradients" : "", results.largest_error, float_tolerance);
+      results.backward ? " in output and gradients" : "", results.largest_error, tolerance_of(results.dtype));
+  if (results.dtype != Dtype::float32)
+    std::printf(
+        "  arrays      %s: converted where rows are packed, rounded once where they are written; fractions are of\n"
+        "              the float FMA peak, which matrix units exceed\n",
+        name_of(results.dtype));
   for (std::size_t i = 0; i < results.inputs.size(); ++i)
     std::printf("  %-11s %s\n", i == 0 ? "inputs" : "", results.inputs[i].c_str());
 }

@@ -24,6 +24,7 @@ struct RowResult {
 
 struct Results {
   bool backward = false;  // forward and backward were timed together
+  Dtype dtype = Dtype::float32;
   Machine machine;
   std::vector<std::string> inputs;  // lines to print
   std::vector<RowResult> rows;
@@ -54,7 +55,7 @@ inline const char* verdict_word(const Crossover& crossover, Disturbance disturba
 // machine was too busy to tell (verdict_…). `disturbed` names the sign that the size itself shows (disturbance.hpp).
 inline std::string csv_of(const Results& results) {
   std::ostringstream file;
-  file << "head_dim,value_dim,backward,causal,heads,kv_heads,tokens,served_directly,repeats,relative_error";
+  file << "dtype,head_dim,value_dim,backward,causal,heads,kv_heads,tokens,served_directly,repeats,relative_error";
   for (const char* name : {"softmax", "csq_direct", "csq_factored"})
     file << ',' << name << "_lower_quartile_ms," << name << "_median_ms," << name << "_upper_quartile_ms," << name
          << "_fraction_of_peak";
@@ -64,9 +65,9 @@ inline std::string csv_of(const Results& results) {
   for (const RowResult& result : results.rows) {
     const Row& row = result.row;
     for (const Point& point : result.points) {
-      file << row.key_dim << ',' << row.value_dim << ',' << int{row.backward} << ',' << int{row.causal} << ','
-           << row.heads << ',' << row.kv_heads << ',' << point.tokens << ',' << int{point.served_directly} << ','
-           << point.repeats << ',' << point.relative_error;
+      file << name_of(results.dtype) << ',' << row.key_dim << ',' << row.value_dim << ',' << int{row.backward} << ','
+           << int{row.causal} << ',' << row.heads << ',' << row.kv_heads << ',' << point.tokens << ','
+           << int{point.served_directly} << ',' << point.repeats << ',' << point.relative_error;
       for (const Contestant contestant : contestants) {
         const Quartiles& seconds = point.seconds[contestant];
         file << ',' << seconds.lower * 1e3 << ',' << seconds.median * 1e3 << ',' << seconds.upper * 1e3 << ','
@@ -124,6 +125,7 @@ inline std::string json_of(const Results& results) {
   const Machine& machine = results.machine;
   Json root;
   root["timed"] = results.backward ? "forward and backward" : "forward";
+  root["dtype"] = name_of(results.dtype);
   root["interrupted"] = results.interrupted();
   root["machine"] = machine_json(machine);
   root["largest_relative_error"] = results.largest_error;

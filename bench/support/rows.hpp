@@ -50,19 +50,23 @@ inline std::pair<Index, Index> own_heads(const CrossoverSettings& settings, Inde
 // The inputs of one run, made once for each pair of sizes.
 class InputsBySize {
  public:
+  explicit InputsBySize(Dtype dtype) : dtype_(dtype) {}
+
   std::shared_ptr<Inputs> operator()(Index key_dim, Index value_dim) {
     std::shared_ptr<Inputs>& found = inputs_[{key_dim, value_dim}];
     if (found == nullptr && key_dim == 64 && value_dim == 64) {
       const std::string stem = data_folder() + "/byte_lm_softmax_";
       found = std::make_shared<Inputs>(read_triple(stem + "q.npy", stem + "k.npy", stem + "v.npy"),
-                                       "real heads of a byte-level language model trained with softmax (bench/data)");
+                                       "real heads of a byte-level language model trained with softmax (bench/data)",
+                                       dtype_);
     } else if (found == nullptr) {
-      found = std::make_shared<Inputs>(key_dim, value_dim);
+      found = std::make_shared<Inputs>(key_dim, value_dim, dtype_);
     }
     return found;
   }
 
  private:
+  Dtype dtype_;
   std::map<std::pair<Index, Index>, std::shared_ptr<Inputs>> inputs_;
 };
 
@@ -77,7 +81,8 @@ inline std::vector<Task> own_tasks(const CrossoverSettings& settings) {
                                   std::to_string(most_dim));
   const auto [heads, kv_heads] = own_heads(settings, files.q.heads, files.k.heads);
   const auto inputs = std::make_shared<Inputs>(
-      std::move(files), "your own " + name(settings.q) + ", " + name(settings.k) + ", " + name(settings.v));
+      std::move(files), "your own " + name(settings.q) + ", " + name(settings.k) + ", " + name(settings.v),
+      settings.dtype);
   std::vector<Task> tasks;
   for (const bool causal : {false, true})
     if (causal || !settings.causal)
@@ -107,7 +112,7 @@ inline std::vector<Task> make_tasks(const CrossoverSettings& settings) {
     if (!settings.quick) dims.push_back(critic_dim);
   }
 
-  InputsBySize inputs;
+  InputsBySize inputs(settings.dtype);
   const Index heads = settings.heads.value_or(default_heads), kv_heads = settings.kv_heads.value_or(heads);
   if (!dims.empty() && heads % kv_heads != 0)
     throw std::invalid_argument("--kv-heads: " + std::to_string(kv_heads) + " does not divide --heads " +

@@ -80,6 +80,7 @@ TEST_CASE("a wrong argument is refused in one line, and no file is touched") {
                           {{"--csv", folder.file("missing/new.csv")}, "--csv: "},
                           {{"--json", folder.file("folder")}, "--json: "},
                           {{"--csv", json}, "--csv and --json name the same file"},
+                          {{"--dtype", "double"}, "--dtype: 'double' is none of float|bfloat16|float16"},
                           {{"--nonsense"}, "--nonsense"}}) {
     INFO(message);
     Words all{CSQ_CROSSOVER, "--max-n", "64", "--csv", csv, "--json", json};
@@ -161,6 +162,20 @@ TEST_CASE("--value-dim is measured, and is in the table, the CSV and the JSON") 
   CHECK(json["rows"][0]["value_dim"] == 16);
   CHECK(json["rows"][1]["value_dim"] == 64);
   CHECK(holds(run(folder, {CSQ_CROSSOVER, "--help"}).output, "--value-dim"));
+}
+
+TEST_CASE("--dtype is of every row, and in the table, the CSV and the JSON") {
+  for (const std::string dtype : {"float16", "bfloat16"}) {
+    INFO(dtype);
+    const TemporaryFolder folder;
+    const std::string csv = folder.file("out.csv"), json = folder.file("j");
+    const Finished finished = run(folder, small_run({"--dtype", dtype, "--backward", "--csv", csv, "--json", json}));
+    INFO(finished.error);
+    REQUIRE(finished.exit_code == 0);
+    CHECK(holds(finished.output, "forward and backward, " + dtype));
+    CHECK(all_are(column(contents(csv), "dtype"), dtype));
+    CHECK(nlohmann::json::parse(contents(json))["dtype"] == dtype);
+  }
 }
 
 TEST_CASE("an old CSV and JSON survive a run that fails or is killed") {

@@ -51,6 +51,7 @@ TEST_CASE("a wrong argument is refused in one line, and no file is touched") {
                           {{"--csv", ""}, "--csv"},
                           {{"--csv", folder.file("missing/new.csv")}, "--csv: "},
                           {{"--csv", json}, "--csv and --json name the same file"},
+                          {{"--dtype", "double"}, "--dtype: 'double' is none of float|bfloat16|float16"},
                           {{"--nonsense"}, "--nonsense"}}) {
     INFO(message);
     Words all{CSQ_DECODE, "--csv", csv, "--json", json};
@@ -91,6 +92,24 @@ TEST_CASE("every context is in the table, the CSV and the JSON") {
   CHECK(row["csq"]["state_bytes"] > row["csq"]["read_bytes"]);
   CHECK(row["csq"]["behind_a_long_context"]["context"] == 2048);
   CHECK(row["contexts"][4]["cache_bytes"] == 2048 * 8 * (16 + 16) * 4);
+}
+
+TEST_CASE("--dtype is of every row, and in the table, the CSV and the JSON") {
+  for (const std::string dtype : {"float16", "bfloat16"}) {
+    INFO(dtype);
+    const TemporaryFolder folder;
+    const Finished finished = run(folder, small_run(folder, {"--dtype", dtype, "--kv-heads", "8"}));
+    INFO(finished.error);
+    REQUIRE(finished.exit_code == 0);
+    CHECK(holds(finished.output, "timed       " + dtype));
+    CHECK(holds(finished.output, "faster than with a cache of " + dtype));
+    const std::string csv = contents(folder.file("out.csv"));
+    for (const std::string& cell : column(csv, "dtype")) CHECK(cell == dtype);
+    const std::vector<std::string> contexts = column(csv, "context"), bytes = column(csv, "cache_bytes");
+    for (std::size_t i = 0; i < contexts.size(); ++i)
+      CHECK(std::stol(bytes[i]) == 2 * 8 * (16 + 16) * std::stol(contexts[i]));
+    CHECK(nlohmann::json::parse(contents(folder.file("out.json")))["dtype"] == dtype);
+  }
 }
 
 TEST_CASE("a cache beyond the limit of memory ends its series, which is said") {

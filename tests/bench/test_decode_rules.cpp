@@ -59,6 +59,11 @@ TEST_CASE("bytes of a token, and the context from which CSQ reads fewer") {
     const double there = bench::predicted_decode_crossover(each, 96);
     CHECK(std::abs(bench::cache_read_bytes(each, 1) * there / bench::csq_read_bytes(each, 96) - 1) < 1e-12);
   }
+  // In 16 bits: the cache and the values of the tail; the summary and the centred keys of the tail stay float.
+  const DecodeShape sixteen{64, 64, 8, 8, bench::Dtype::bfloat16};
+  CHECK(bench::cache_read_bytes(sixteen, 1000) == bench::cache_read_bytes(shape, 1000) / 2);
+  CHECK(bench::csq_read_bytes(sixteen, 96) == 8 * (4 * 2145.0 * 65 + 48 * (4 * 64 + 2 * 64)));
+  CHECK(std::lround(bench::predicted_decode_crossover(sixteen, 96)) == 2251);
 }
 
 TEST_CASE("tokens that a stream absorbs at a time are found from its state") {

@@ -74,11 +74,6 @@ struct Source {
   Index tokens = 0;  // at most block_tokens
   Index dim = 0;
   const Storage<T>* storage = nullptr;  // elements are of another type: only copy_rows and add_rows read them
-
-  CSQ_ALWAYS_INLINE const T* at(Index token) const { return moved(data, token * token_stride, storage); }
-  // Less what comes before.
-  CSQ_ALWAYS_INLINE void skip(Index count) { data = at(count); }
-  CSQ_ALWAYS_INLINE void skip_columns(Index count) { data = moved(data, count * dim_stride, storage); }
 };
 
 // packed ← factor·φ(x − mean), φ the identity or elu+1.

@@ -214,7 +214,7 @@ __attribute__((noinline)) void divide_and_convert(const DivideRows<T>& rows) {
       some.storage = nullptr;
       divide(some);
       rows.storage->store(quotients, some.dim,
-                          moved(rows.output, token * rows.token_stride + column * rows.dim_stride, rows.storage),
+                          element_at(rows.output, token * rows.token_stride + column * rows.dim_stride, rows.storage),
                           rows.dim_stride);
     }
 }

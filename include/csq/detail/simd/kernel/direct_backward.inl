@@ -24,7 +24,7 @@ bool tiles_are_fused() {
 template <class T>
 CSQ_INLINE void dot_of_lanes(const ScaleGradient<T>& block, Index first, Vector<T>& dot) {
   Source<T> output = block.output;
-  output.skip(first);
+  skip_rows(output, first);
   const Index left = block.gradient.tokens - first;
   output.tokens = left < lanes<T> ? left : lanes<T>;
   const Index dim = output.dim;
@@ -37,7 +37,7 @@ CSQ_INLINE void dot_of_lanes(const ScaleGradient<T>& block, Index first, Vector<
     const T* scaled = block.rows + first * block.value_stride + column;
     copy_rows(Source<T>{scaled, block.value_stride, 1, output.tokens, output.dim}, lanes<T>, gradient_rows);
     copy_rows(output, lanes<T>, rows);
-    output.skip_columns(lanes<T>);
+    skip_columns(output, lanes<T>);
     transpose_square<T>(rows, lanes<T>, transposed, lanes<T>);
     transpose_square<T>(gradient_rows, lanes<T>, gradient, lanes<T>);
     for (Index row = 0; row < output.dim; ++row) {
@@ -56,9 +56,9 @@ __attribute__((noinline)) double dot_with_converted(const Source<T>& output, Ind
   T o[std::size_t{columns}];
   double dot = 0;
   Source<T> some = output;
-  some.skip(token);
+  skip_rows(some, token);
   some.tokens = 1;
-  for (Index column = 0; column < output.dim; column += columns, some.skip_columns(columns)) {
+  for (Index column = 0; column < output.dim; column += columns, skip_columns(some, columns)) {
     some.dim = column + columns < output.dim ? columns : output.dim - column;
     copy_rows(some, columns, o);
     for (Index a = 0; a < some.dim; ++a) dot += static_cast<double>(row[column + a]) * static_cast<double>(o[a]);
@@ -74,7 +74,7 @@ void scale_gradient(const ScaleGradient<T>& block) {
   for (Index token = 0; token < block.gradient.tokens; ++token) {
     T* row = block.rows + token * block.value_stride;
     Source<T> gradient = block.gradient;
-    gradient.skip(token);
+    skip_rows(gradient, token);
     gradient.tokens = 1;
     copy_rows(gradient, block.value_stride, row);
     const T factor = block.factor[token];
@@ -90,7 +90,7 @@ void scale_gradient(const ScaleGradient<T>& block) {
       block.dot[token] = static_cast<T>(dot_with_converted(output, token, row));
       continue;
     }
-    const T* o = output.at(token);
+    const T* o = row_at(output, token);
     Doubles sum = {};
     Index column = 0;
     for (; output.dim_stride == 1 && column + step <= output.dim; column += step) {

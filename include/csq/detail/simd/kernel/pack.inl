@@ -50,8 +50,8 @@ __attribute__((noinline)) void convert_rows(const Source<T>& source, Index row_s
   for (Index token = 0; token < source.tokens; ++token) {
     T* to = rows + token * row_stride;
     for (Index column = 0; source.dim_stride == 1 && column < source.dim; column += line)
-      __builtin_prefetch(moved(source.at(token + ahead), column, source.storage));
-    source.storage->load(source.at(token), source.dim_stride, source.dim, to);
+      __builtin_prefetch(element_at(row_at(source, token + ahead), column, source.storage));
+    source.storage->load(row_at(source, token), source.dim_stride, source.dim, to);
     for (Index column = source.dim; column < row_stride; ++column) to[column] = 0;
   }
 }
@@ -181,7 +181,7 @@ void pack(const PackBlock<T>& block) {
   const Index dim = block.source.dim;
   for (Index first = 0; first < tokens; first += token_group) {
     PackBlock<T> some = block;
-    some.source.skip(first);
+    skip_rows(some.source, first);
     some.source.tokens = first + token_group < tokens ? token_group : tokens - first;
     some.running_count += static_cast<double>(first);
     if (block.keeps_rows) some.rows += first * padded_columns<T>(dim);
@@ -212,8 +212,8 @@ __attribute__((noinline)) void add_converted_rows(const Source<T>& source, doubl
   for (Index column = 0; column < source.dim; column += columns)
     for (Index first = 0; first < source.tokens; first += token_group) {
       Source<T> some = source;
-      some.skip(first);
-      some.skip_columns(column);
+      skip_rows(some, first);
+      skip_columns(some, column);
       some.tokens = first + token_group < source.tokens ? token_group : source.tokens - first;
       some.dim = column + columns < source.dim ? columns : source.dim - column;
       copy_rows(some, columns, rows);

@@ -154,7 +154,7 @@ __attribute__((noinline)) void uncenter_and_convert(const UncenterBlock<T>& bloc
     uncenter_some(some);
     for (Index token = 0; token < block.tokens; ++token)
       block.storage->store(rows + token * columns, some.dim,
-                           moved(block.output, token * block.token_stride + column * block.dim_stride, block.storage),
+                           element_at(block.output, token * block.token_stride + column * block.dim_stride, block.storage),
                            block.dim_stride);
   }
 }
@@ -201,7 +201,7 @@ void uncenter(const UncenterBlock<T>& block) {
     some.rows += first * row_stride_of(block);
     some.tokens = first + token_group < block.tokens ? token_group : block.tokens - first;
     some.count += static_cast<double>(first);
-    some.output = moved(block.output, first * block.token_stride, block.storage);
+    some.output = element_at(block.output, first * block.token_stride, block.storage);
     uncenter_some(some);
   }
 }

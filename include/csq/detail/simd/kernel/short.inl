@@ -176,7 +176,7 @@ void short_head(const ShortHead<T>& head) {
 
 template <class T>
 CSQ_INLINE void put(const Target<T>& output, Index token, Index a, T value) {
-  T* const element = moved(output.data, token * output.token_stride + a * output.dim_stride, output.storage);
+  T* const element = element_at(output.data, token * output.token_stride + a * output.dim_stride, output.storage);
   if (output.storage == nullptr)
     *element = value;
   else
@@ -235,7 +235,7 @@ void scale_short_gradient(const ShortHeadBackward<T>& head, Index value_stride, 
     }
     if (head.factor[query] != 1) scale_row<T>(head.factor[query], value_dim, row);
     Source<T> output = head.output;
-    output.skip(query);
+    skip_rows(output, query);
     output.tokens = 1;
     copy_rows(output, value_stride, head.output_row);
     // As r·v is summed, so that it cancels where v is o.

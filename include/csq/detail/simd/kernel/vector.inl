@@ -30,6 +30,27 @@ using Doubles = Lanes<double>::Vector;
 template <class T>
 constexpr Index lanes = static_cast<Index>(vector_bytes / sizeof(T));
 
+// moved() of base/storage.hpp, inside the target: what stands outside has the unit's own, and cannot be inlined here.
+template <class T, class Number>
+CSQ_INLINE T* element_at(T* data, Index elements, const Storage<Number>* storage) {
+  if (storage == nullptr) return data + elements;
+  using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(data) + elements * storage->bytes);
+}
+template <class T>
+CSQ_INLINE const T* row_at(const Source<T>& rows, Index token) {
+  return element_at(rows.data, token * rows.token_stride, rows.storage);
+}
+// Less what comes before.
+template <class T>
+CSQ_INLINE void skip_rows(Source<T>& rows, Index count) {
+  rows.data = row_at(rows, count);
+}
+template <class T>
+CSQ_INLINE void skip_columns(Source<T>& rows, Index count) {
+  rows.data = element_at(rows.data, count * rows.dim_stride, rows.storage);
+}
+
 template <class T>
 CSQ_INLINE void load(const T* memory, Vector<T>& vector) {
   vector = *reinterpret_cast<const typename Lanes<T>::Unaligned*>(memory);
