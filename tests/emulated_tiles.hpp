@@ -6,6 +6,7 @@
 #include <csq/csq.hpp>
 #include <cstring>
 
+#include "csq/detail/simd/matrix_backward_kernel_set.hpp"
 #include "csq/detail/simd/matrix_kernel_set.hpp"
 
 // Vectors wider than what the unit is compiled for: every function that takes one by value is inlined.
@@ -102,6 +103,7 @@ CSQ_INLINE void coarse_exp2_in_place(Vector<float>& x) { exp2_in_place(x); }
 
 // clang-format off
 #include "csq/detail/simd/kernel/amx/kernels.inl"
+#include "csq/detail/simd/kernel/amx/backward_kernels.inl"
 // clang-format on
 
 }  // namespace CSQ_CODE::detail::simd::emulated_amx

@@ -54,14 +54,15 @@ detail::StoredHeads<T> stored(const Element* data, Index heads, Index tokens, In
 // A batch of two.
 struct Arrays {
   Sizes s;
-  std::vector<Element> q, k, v;
+  std::vector<Element> q, k, v, dout;
   std::vector<float> gates;
 
   explicit Arrays(const Sizes& sizes)
       : s(sizes),
         q(random_elements(2 * s.heads * s.n * s.key_dim, 1)),
         k(random_elements(2 * s.kv_heads * s.m * s.key_dim, 2)),
-        v(random_elements(2 * s.kv_heads * s.m * s.value_dim, 3)) {
+        v(random_elements(2 * s.kv_heads * s.m * s.value_dim, 3)),
+        dout(random_elements(2 * s.heads * s.n * s.value_dim, 5)) {
     for (const Element x : random_elements(2 * s.kv_heads * s.m, 4))
       gates.push_back(-0.02f * std::abs(static_cast<float>(x)));
   }
@@ -85,6 +86,61 @@ struct Arrays {
                                      stored<float>(result.out.data(), s.heads, s.n, s.value_dim), &normalizer, options);
     return result;
   }
+
+  struct Gradients {
+    std::vector<Element> query, key, value;
+    std::vector<float> gate;
+    double shift = 0;
+  };
+  // From what `forward` has left.
+  template <class Mechanism>
+  Gradients gradients_on_unit(const Mechanism& mechanism, csq::Options options, bool gated, int threads,
+                              const Result& forward) const {
+    Gradients result{std::vector<Element>(q.size()), std::vector<Element>(k.size()), std::vector<Element>(v.size()),
+                     std::vector<float>(gates.size())};
+    const csq::Heads<const float> gate(gates.data(), {2, s.kv_heads, s.m, 1});
+    if (gated) options.log_gate = &gate;
+    options.threads = threads;
+    detail::BackwardProblem<float> problem;
+    problem.forward.query = stored<const float>(q.data(), s.heads, s.n, s.key_dim);
+    problem.forward.key = stored<const float>(k.data(), s.kv_heads, s.m, s.key_dim);
+    problem.forward.value = stored<const float>(v.data(), s.kv_heads, s.m, s.value_dim);
+    problem.output = stored<const float>(forward.out.data(), s.heads, s.n, s.value_dim);
+    problem.normalizer = csq::Heads<const float>(forward.normalizer.data(), {2, s.heads, s.n, 1});
+    problem.output_gradient = stored<const float>(dout.data(), s.heads, s.n, s.value_dim);
+    problem.gradients.query = stored<float>(result.query.data(), s.heads, s.n, s.key_dim);
+    problem.gradients.key = stored<float>(result.key.data(), s.kv_heads, s.m, s.key_dim);
+    problem.gradients.value = stored<float>(result.value.data(), s.kv_heads, s.m, s.value_dim);
+    if (gated) problem.gradients.log_gate = csq::Heads<float>(result.gate.data(), {2, s.kv_heads, s.m, 1});
+    problem.matrix = &detail::simd::emulated_amx::matrix_backward_kernel_set<float>;
+    detail::attention_backward_checked(detail::resolve(mechanism, options.causal), problem, options);
+    return result;
+  }
+  struct WideGradients {
+    std::vector<double> query, key, value, gate;
+  };
+  template <class Mechanism>
+  WideGradients gradients_in_double(const Mechanism& mechanism, csq::Options options, bool gated) const {
+    const std::vector<double> wide_q = widened(q), wide_k = widened(k), wide_v = widened(v), wide_dout = widened(dout),
+                              wide_gates(gates.begin(), gates.end());
+    std::vector<double> out(dout.size()), sums(static_cast<std::size_t>(2 * s.heads * s.n));
+    WideGradients result{std::vector<double>(q.size()), std::vector<double>(k.size()), std::vector<double>(v.size()),
+                         std::vector<double>(gates.size())};
+    const csq::Heads<const double> gate(wide_gates.data(), {2, s.kv_heads, s.m, 1});
+    if (gated) options.log_gate = &gate;
+    const csq::Heads<const double> wq(wide_q.data(), {2, s.heads, s.n, s.key_dim}),
+        wk(wide_k.data(), {2, s.kv_heads, s.m, s.key_dim}), wv(wide_v.data(), {2, s.kv_heads, s.m, s.value_dim}),
+        wg(wide_dout.data(), {2, s.heads, s.n, s.value_dim});
+    const csq::Heads<double> wo(out.data(), {2, s.heads, s.n, s.value_dim}), wz(sums.data(), {2, s.heads, s.n, 1});
+    csq::attention(mechanism, wq, wk, wv, wo, wz, options);
+    csq::Gradients<double> gradients{csq::Heads<double>(result.query.data(), wq.shape),
+                                     csq::Heads<double>(result.key.data(), wk.shape),
+                                     csq::Heads<double>(result.value.data(), wv.shape)};
+    if (gated) gradients.log_gate = csq::Heads<double>(result.gate.data(), gate.shape);
+    csq::attention_backward(mechanism, wq, wk, wv, wo, wz, wg, gradients, options);
+    return result;
+  }
+
   template <class Mechanism>
   std::vector<double> in_double(const Mechanism& mechanism, csq::Options options, bool gated) const {
     const std::vector<double> wide_q = widened(q), wide_k = widened(k), wide_v = widened(v),
@@ -108,6 +164,37 @@ double relative_error(const std::vector<Element>& out, const std::vector<double>
     total += reference[i] * reference[i];
   }
   return std::sqrt(error / total);
+}
+
+double relative_error(const std::vector<float>& x, const std::vector<double>& reference) {
+  double error = 0, total = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    error += (static_cast<double>(x[i]) - reference[i]) * (static_cast<double>(x[i]) - reference[i]);
+    total += reference[i] * reference[i];
+  }
+  return total == 0 ? error : std::sqrt(error / total);
+}
+
+template <class Mechanism>
+void check_gradients(const Arrays& arrays, const Mechanism& mechanism, const csq::Options& options,
+                     bool gated = false) {
+  INFO("n " << arrays.s.n << ", m " << arrays.s.m << ", d " << arrays.s.key_dim << ", dv " << arrays.s.value_dim
+            << (options.causal ? ", causal" : "") << (gated ? ", gated" : "") << ", chunk " << options.chunk
+            << (options.method == Method::factored ? ", factored" : ", direct"));
+  const Arrays::Result forward = arrays.on_unit(mechanism, options, gated, 1);
+  const Arrays::Gradients one = arrays.gradients_on_unit(mechanism, options, gated, 1, forward);
+  const Arrays::WideGradients wide = arrays.gradients_in_double(mechanism, options, gated);
+  CHECK(relative_error(one.query, wide.query) < 1.5e-2);
+  CHECK(relative_error(one.key, wide.key) < 1.5e-2);
+  CHECK(relative_error(one.value, wide.value) < 1.5e-2);
+  if (gated) CHECK(relative_error(one.gate, wide.gate) < 3e-2);
+  const Arrays::Gradients three = arrays.gradients_on_unit(mechanism, options, gated, 3, forward);
+  const auto same = [](const std::vector<Element>& x, const std::vector<Element>& y) {
+    return std::memcmp(x.data(), y.data(), x.size() * sizeof(Element)) == 0;
+  };
+  CHECK(same(one.query, three.query));
+  CHECK(same(one.key, three.key));
+  CHECK(same(one.value, three.value));
 }
 
 template <class Mechanism>
@@ -137,6 +224,23 @@ TEST_CASE("direct calls on a matrix unit") {
     }
     check(arrays, csq::Softmax{}, {.causal = true, .window = 100}, true);
     check(arrays, csq::Csq{}, {.causal = true, .centering = csq::Centering::none, .method = Method::direct}, true);
+  }
+}
+
+TEST_CASE("gradients of direct calls on a matrix unit") {
+  for (const Sizes& sizes :
+       {Sizes{300, 300, 33, 20, 4, 2}, Sizes{150, 400, 16, 64, 2, 2}, Sizes{300, 300, 24, 31, 1, 1}}) {
+    const Arrays arrays(sizes);
+    for (const bool causal : {false, true}) {
+      const csq::Options direct{.causal = causal, .centering = csq::Centering::none, .method = Method::direct};
+      check_gradients(arrays, csq::Softmax{}, direct);
+      check_gradients(arrays, csq::Csq{}, direct);
+      check_gradients(arrays, csq::Softmax{}, {.causal = causal, .window = 77});
+    }
+    check_gradients(arrays, csq::Softmax{}, {.causal = true, .window = 100}, true);
+    check_gradients(arrays, csq::Csq{}, {.causal = true, .centering = csq::Centering::none, .method = Method::direct},
+                    true);
+    check_gradients(arrays, csq::Csq{}, {.centering = csq::Centering::sequence, .method = Method::direct});
   }
 }
 

@@ -35,6 +35,7 @@ void attention_backward(const Mechanism& mechanism, Heads<Query> q, Heads<Key> k
     problem.output = detail::stored(out);
     problem.normalizer = detail::normalized<Heads<const T>>(normalizer);
     problem.output_gradient = detail::stored(dout);
+    problem.matrix = detail::simd::matrix_backward_kernels<Output>();
     problem.gradients = {detail::stored<std::remove_const_t<Output>>(gradients.query),
                          detail::stored<std::remove_const_t<Output>>(gradients.key),
                          detail::stored<std::remove_const_t<Output>>(gradients.value),
@@ -61,6 +62,7 @@ std::size_t backward_workspace_bytes(const Mechanism& mechanism, const Shape& sh
   detail::BackwardProblem<Number> problem;
   problem.forward = detail::problem_of_sizes<Number>(mechanism, shape, options);
   problem.forward.query.storage = detail::simd::storage_of<T>();
+  problem.matrix = detail::simd::matrix_backward_kernels<T>();
   double shift = 0;
   if constexpr (ShiftableMechanism<Mechanism>) problem.gradients.shift = &shift;
   problem.gradients.log_gate.shape = problem.forward.log_gate.shape;

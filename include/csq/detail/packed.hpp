@@ -167,6 +167,7 @@ struct PackedBackward {
     one.output = q.of(whole.output);
     one.normalizer = q.of(whole.normalizer);
     one.output_gradient = q.of(whole.output_gradient);
+    one.matrix = whole.matrix;
     one.gradients.query = q.of(whole.gradients.query);
     one.gradients.key = k.of(whole.gradients.key);
     one.gradients.value = k.of(whole.gradients.value);

@@ -22,6 +22,8 @@ template <class T>
 struct FewQueriesBlock;
 template <class T>
 struct MatrixKernelSet;
+template <class T>
+struct MatrixBackwardKernelSet;
 }  // namespace simd
 
 // What arrays of an element type are computed in.

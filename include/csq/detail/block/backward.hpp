@@ -10,6 +10,7 @@
 
 #include "csq/detail/block/adjustment.hpp"
 #include "csq/detail/block/output.hpp"
+#include "csq/detail/simd/matrix_backward_kernel_set.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -140,7 +141,10 @@ void pack_query_block(const BackwardProblem<T>& problem, const RowPacker<T>& pac
   scale.value_stride = simd::padded_columns<T>(problem.forward.value_dim());
   scale.rows = block.gradient_rows;
   scale.dot = block.dot;
-  simd::backward_kernels<T>().scale_gradient(scale);
+  if (problem.forward.matrix() != nullptr && problem.matrix != nullptr)
+    problem.matrix->scale_gradient(scale);
+  else
+    simd::backward_kernels<T>().scale_gradient(scale);
 
   const simd::Source<T> rows{block.gradient_rows, scale.value_stride, 1, count, problem.forward.value_dim()};
   pack_plain(rows, block.gradient_rows, true, block.gradient_packed);

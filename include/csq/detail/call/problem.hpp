@@ -73,6 +73,7 @@ struct BackwardProblem {
   StoredHeads<const T> output, output_gradient;
   Heads<const T> normalizer;
   StoredGradients<T> gradients;
+  const simd::MatrixBackwardKernelSet<T>* matrix = nullptr;  // used where forward has a unit too
   // Gate heads of a key head whose gradient is wanted.
   Index gate_gradient_heads() const { return gradients.log_gate.heads() == 0 ? 0 : forward.gates_of_key_head(); }
   double shift_rate = 1;  // of the gradient of the shift to the sum of the gradients of all scores

@@ -73,6 +73,12 @@ class DirectBackwardRun {
   BackwardKeyBlock<T> key_block(int thread) const {
     return BackwardKeyBlock<T>::at(scratch_.keys(thread), p_.key_dim(), p_.value_dim(), false);
   }
+  BackwardQueryTiles<T> query_tiles(Index h, Index g, Index block) const {
+    return BackwardQueryTiles<T>::at(scratch_.query_tiles(h, g, block), p_.key_dim(), p_.value_dim());
+  }
+  BackwardKeyTiles<T> key_tiles(int thread) const {
+    return BackwardKeyTiles<T>::at(scratch_.key_tiles(thread), p_.key_dim());
+  }
   Index rows_size() const { return RowPacker<T>::scratch_rows(p_.key_dim()); }
 
   void pack_queries() const {
@@ -83,6 +89,10 @@ class DirectBackwardRun {
       if (queries_in(h, block) > 0)
         pack_query_block(problem_, scratch_.packers.query[h * group_ + g], batch(h), key_head(h) * group_ + g,
                          block * size, queries_in(h, block), mine.sums, query_block(h, g, block));
+      if (scratch_.unit && queries_in(h, block) > 0)
+        *scratch_.finite(h, g, block) =
+            query_tiles(h, g, block)
+                .make(scratch_.unit, query_block(h, g, block), queries_in(h, block), p_.key_dim(), p_.value_dim());
       if (!p_.sink.empty()) find_sink_terms(h, g, block);
     });
   }
@@ -156,6 +166,8 @@ class DirectBackwardRun {
     if (keys > 0)
       pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), block * size, keys, mine.sums, mine.copy,
                      key);
+    const bool keys_are_finite =
+        !scratch_.unit || keys == 0 || key_tiles(thread).make(scratch_.unit, key, keys, p_.key_dim(), p_.value_dim());
     T* dk = leaves_at_once_ ? mine.key_gradient : scratch_.key_gradient(h, block);
     std::fill_n(dk, rows_size(), T(0));
     std::fill_n(mine.value_gradient, size * value_stride, T(0));
@@ -169,7 +181,7 @@ class DirectBackwardRun {
       }
       for (Index from = 0; from < scratch_.query_blocks; ++from) {
         T* dq = scratch_.query_gradient(h, g, from);
-        if (slot == none && block == 0) std::fill_n(dq, rows_size(), T(0));
+        if (slot == none && block == 0) clear_query_gradient(h, g, from);
         if (sees(h, from, block)) {
           auto pairs =
               backward_pairs(problem_, weight_, scratch_.packers.query[h * group_ + g], query_block(h, g, from),
@@ -181,6 +193,11 @@ class DirectBackwardRun {
           pairs.cap_slopes = mine.cap_slopes;
           pairs.key_sums = mine.key_sums;
           pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
+          if (scratch_.unit && ((keys_are_finite && *scratch_.finite(h, g, from)) || pairs.sees_all())) {
+            run_pairs_on_unit(h, g, from, slot, pairs, thread);
+            finish_block(h, g, from, block, slot);
+            continue;
+          }
           // Under a mask a term takes several steps, so that adding each at once would round otherwise.
           const bool added_at_once = slot == none && pairs.sees_all();
           pairs.query_gradient = added_at_once  ? dq
@@ -190,8 +207,9 @@ class DirectBackwardRun {
           ask_for_next(h, g, from, block, pairs.upcoming);
           simd::backward_kernels<T>().direct(pairs);
           if (!added_at_once && slot == none) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
+          if (scratch_.unit && slot != none) *scratch_.in_rows(h, slot, g, from) = true;
         }
-        if (slot == none && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
+        finish_block(h, g, from, block, slot);
       }
       if (gate_heads_ > 1) {
         add_terms_of_gate(h, g, block, keys, dv, mine.key_sums);
@@ -206,6 +224,25 @@ class DirectBackwardRun {
     if (leaves_at_once_)
       write_rows_of(dk, simd::padded_columns<T>(p_.key_dim()), keys, block, p_.keys(), key_gradient_factor(p_),
                     problem_.gradients.key.head(batch(h), key_head(h)));
+  }
+
+  void clear_query_gradient(Index h, Index g, Index block) const {
+    std::fill_n(scratch_.query_gradient(h, g, block), rows_size(), T(0));
+    if (scratch_.unit) std::fill_n(scratch_.query_sums(h, g, block), scratch_.query_sums.size(), T(0));
+  }
+  // One term of ∂q, always added by itself, so that it rounds as one that lies beside others.
+  void run_pairs_on_unit(Index h, Index g, Index from, Index slot, const simd::DirectBackwardBlock<T>& pairs,
+                         int thread) const {
+    const bool beside = slot != none;
+    T* const sums = beside ? scratch_.sum_terms(h, slot, g, from) : scratch_.query_sums(h, g, from);
+    if (beside) {
+      std::fill_n(sums, scratch_.sum_terms.size(), T(0));
+      *scratch_.in_rows(h, slot, g, from) = false;
+    }
+    run_on_unit(scratch_.unit, pairs, query_tiles(h, g, from), key_tiles(thread), sums, scratch_.unit_scratch(thread));
+  }
+  void finish_block(Index h, Index g, Index from, Index block, Index slot) const {
+    if (slot == none && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
   }
 
   void add_terms_of_gate(Index h, Index gate, Index block, Index keys, const T* dv, const T* key_sums) const {
@@ -223,6 +260,9 @@ class DirectBackwardRun {
     write_rows_plain<T>(rows, block * size, count, factor, gradient);
   }
   void finish_queries(Index h, Index g, Index block) const {
+    if (scratch_.unit)
+      scratch_.unit.forward->move_sums(queries_in(h, block), simd::padded_columns<T>(p_.key_dim()),
+                                       scratch_.query_sums(h, g, block), scratch_.query_gradient(h, g, block));
     if (leaves_at_once_)
       write_rows_of(scratch_.query_gradient(h, g, block), simd::padded_columns<T>(p_.key_dim()), queries_in(h, block),
                     block, p_.queries(), query_gradient_factor(p_),
@@ -235,10 +275,15 @@ class DirectBackwardRun {
       const Index from = task % scratch_.query_blocks, head = task / scratch_.query_blocks;
       const Index h = head / group_, g = head % group_;
       T* dq = scratch_.query_gradient(h, g, from);
-      if (first == 0) std::fill_n(dq, rows_size(), T(0));
-      for (Index slot = 0; slot < count; ++slot)
-        if (sees(h, from, first + slot))
+      if (first == 0) clear_query_gradient(h, g, from);
+      for (Index slot = 0; slot < count; ++slot) {
+        if (!sees(h, from, first + slot)) continue;
+        if (!scratch_.unit || *scratch_.in_rows(h, slot, g, from))
           simd::kernels<T>().add(rows_size(), scratch_.query_terms(h, slot, g, from), dq);
+        else
+          simd::kernels<T>().add(scratch_.query_sums.size(), scratch_.sum_terms(h, slot, g, from),
+                                 scratch_.query_sums(h, g, from));
+      }
       if (first + count == scratch_.key_blocks) finish_queries(h, g, from);
     });
   }

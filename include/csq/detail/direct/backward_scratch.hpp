@@ -3,6 +3,7 @@
 #pragma once
 
 #include "csq/detail/block/backward_thread_scratch.hpp"
+#include "csq/detail/block/backward_tiles.hpp"
 #include "csq/detail/block/gate_gradient.hpp"
 
 namespace CSQ_CODE::detail {
@@ -22,6 +23,15 @@ struct DirectBackwardScratch {
   Blocks<double, 2> key_terms;   // [heads][gate heads] [keys], v_j·∂L/∂v_j + e_j, where gates have a gradient
   Blocks<double, 2> sink_terms;  // [heads][group] [queries], G_i·o_i·e^(sink − lse_i), where sinks are summed over
   BackwardThreadScratch<T>* threads = nullptr;
+  // Where there is a matrix unit. Pairs of blocks that it cannot serve leave their terms of ∂q in rows, as without one.
+  MatrixUnit<T> unit;
+  Blocks<simd::BFloat16Bits, 3> query_tiles;  // [heads][group][query_blocks]
+  Blocks<bool, 3> finite;                     // the same
+  Blocks<simd::BFloat16Bits, 1> key_tiles;    // [threads]
+  Blocks<T, 3> query_sums;                    // [heads][group][query_blocks], ∂q in tiles
+  Blocks<T, 4> sum_terms;                     // [heads][beside][group][query_blocks]
+  Blocks<bool, 4> in_rows;                    // the same: the term is in query_terms
+  Blocks<std::byte, 1> unit_scratch;          // [threads]
 
   // ∂q and ∂k are those of the packed rows, but for a factor.
   static bool leaves_at_once(const Problem<T>& problem) {
@@ -65,6 +75,17 @@ struct DirectBackwardScratch {
     if (!p.sink.empty()) result.sink_terms = {arena, {heads, group}, p.queries()};
     result.threads = take_each<BackwardThreadScratch<T>>(
         arena, p.threads, [&] { return BackwardThreadScratch<T>::lay_out(arena, problem); });
+    result.unit = MatrixUnit<T>::of(problem);
+    if (!result.unit) return result;
+    const Index key_stride = simd::padded_columns<T>(p.key_dim()), sums = simd::sum_tiles_size<T>(key_stride);
+    result.query_tiles = {
+        arena, {heads, group, result.query_blocks}, BackwardQueryTiles<T>::size(p.key_dim(), p.value_dim())};
+    result.finite = {arena, {heads, group, result.query_blocks}, 1};
+    result.key_tiles = {arena, {p.threads}, BackwardKeyTiles<T>::size(p.key_dim(), p.value_dim())};
+    result.query_sums = {arena, {heads, group, result.query_blocks}, sums};
+    result.sum_terms = {arena, {heads, result.beside, group, result.query_blocks}, sums};
+    result.in_rows = {arena, {heads, result.beside, group, result.query_blocks}, 1};
+    result.unit_scratch = {arena, {p.threads}, simd::matrix_direct_backward_bytes<T>(key_stride)};
     return result;
   }
 };

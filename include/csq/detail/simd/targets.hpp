@@ -76,6 +76,15 @@ template <class T>
 const SummaryKernelSet<T>& summary_kernels() {
   return *Targets::summary<T>[chosen_target()];
 }
+// The gradient's kernels of the unit that multiplies arrays of these elements; null: none.
+template <class Element>
+const MatrixBackwardKernelSet<Computed<Element>>* matrix_backward_kernels() {
+#if defined(__x86_64__)
+  if constexpr (std::is_same_v<std::remove_const_t<Element>, Eigen::bfloat16>)
+    return avx512_amx::Target::matrix_backward<float>;
+#endif
+  return nullptr;
+}
 // How elements of another type than the one they are computed in are read and written; null for all others.
 template <class Element>
 const Storage<Computed<Element>>* storage_of() {

@@ -2,6 +2,7 @@
 // of avx512.hpp, and beside them those of matrix_kernel_set.hpp.
 #pragma once
 
+#include "csq/detail/simd/matrix_backward_kernel_set.hpp"
 #include "csq/detail/simd/matrix_kernel_set.hpp"
 #include "csq/detail/simd/target/avx512.hpp"
 
@@ -31,6 +32,7 @@ using namespace avx512;  // vectors, masks, weights and the float kernels
 #include "csq/detail/simd/kernel/inlining.inl"
 #include "csq/detail/simd/kernel/amx/tile.inl"
 #include "csq/detail/simd/kernel/amx/kernels.inl"
+#include "csq/detail/simd/kernel/amx/backward_kernels.inl"
 // clang-format on
 
 }  // namespace CSQ_CODE::detail::simd::avx512_amx
@@ -105,6 +107,8 @@ struct Target {
     }
     return avx512::Target::storage<Element>();
   }
+  template <class T>
+  static constexpr const MatrixBackwardKernelSet<T>* matrix_backward = &matrix_backward_kernel_set<T>;
 };
 
 }  // namespace CSQ_CODE::detail::simd::avx512_amx
