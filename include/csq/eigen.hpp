@@ -122,7 +122,8 @@ void with_size(Output& output, Index rows, Index columns, const Call& call) {
 
 template <class Output, class... Inputs>
 void require_no_input(std::string_view name, const Output& output, const Inputs&... inputs) {
-  require(output.data() == nullptr || ((output.data() != inputs.data()) && ...), name,
+  const void* const memory = output.data();  // of another element type than that of the inputs, perhaps
+  require(memory == nullptr || ((memory != static_cast<const void*>(inputs.data())) && ...), name,
           ": an output may not be one of the inputs");
 }
 
