@@ -244,6 +244,25 @@ TEST_CASE("gradients of direct calls on a matrix unit") {
   }
 }
 
+TEST_CASE("gradients of factored calls on a matrix unit") {
+  for (const Sizes& sizes :
+       {Sizes{300, 300, 33, 20, 4, 2}, Sizes{150, 400, 16, 40, 2, 2}, Sizes{300, 300, 24, 31, 1, 1}}) {
+    const Arrays arrays(sizes);
+    for (const Index chunk : {0, 16, 48}) {
+      for (const bool causal : {false, true}) {
+        const auto centering = causal ? csq::Centering::none : csq::Centering::sequence;
+        check_gradients(arrays, csq::Csq{},
+                        {.causal = causal, .centering = centering, .method = Method::factored, .chunk = chunk});
+        check_gradients(arrays, csq::Taylor{}, {.causal = causal, .method = Method::factored, .chunk = chunk});
+        check_gradients(arrays, csq::Linear{}, {.causal = causal, .method = Method::factored, .chunk = chunk});
+      }
+      check_gradients(arrays, csq::Csq{},
+                      {.causal = true, .centering = csq::Centering::none, .method = Method::factored, .chunk = chunk},
+                      true);
+    }
+  }
+}
+
 TEST_CASE("factored calls on a matrix unit") {
   for (const Sizes& sizes :
        {Sizes{300, 300, 33, 20, 4, 2}, Sizes{150, 400, 16, 40, 2, 2}, Sizes{300, 300, 24, 31, 1, 1}}) {

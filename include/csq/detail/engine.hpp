@@ -37,7 +37,8 @@ void make_plan(BackwardProblem<T>& problem, const Options& options) {
   const Workload work = workload_of(p);
   const Index features =
       p.weight.has_factored_form() ? feature_map(p.weight, p.key_dim(), problem.gradients.shift != nullptr).size() : 0;
-  p.plan = plan_backward(work, p.weight, features, options, simd::block_tokens<T>);
+  p.plan = plan_backward(work, p.weight, features, options, simd::block_tokens<T>,
+                         p.matrix() == nullptr ? 0 : simd::matrix_chunk);
   assign_threads(p, work, options);
 }
 

@@ -115,7 +115,7 @@ inline Plan plan_forward(const Workload& work, const Weight& weight, const Optio
 
 // `features`: those of the weight, and of the gradient of its shift where one is wanted.
 inline Plan plan_backward(const Workload& work, const Weight& weight, Index features, const Options& options,
-                          Index block_tokens) {
+                          Index block_tokens, Index unit_chunk = 0) {
   const Method method = resolve_backward_method(work, weight, options);
   Plan plan;
   plan.longest = work.longest();
@@ -124,7 +124,8 @@ inline Plan plan_backward(const Workload& work, const Weight& weight, Index feat
     plan.features = features;
     plan.slices = slices_of(work, features);
     // Whole blocks: on AVX-512 causal chunks of 72, 96, 144 took 1.26, 1.11, 1.05 times softmax's forward at d = 32.
-    plan.scan.chunk = options.chunk == 0 ? block_tokens : smaller(options.chunk, block_tokens);
+    const Index tuned = unit_chunk > 0 ? unit_chunk : block_tokens;
+    plan.scan.chunk = options.chunk == 0 ? tuned : smaller(options.chunk, block_tokens);
   } else if (has_few_tokens(work) && work.is_plain) {  // the others are not worth kernels of their own
     plan.engine = Engine::few_tokens;
   }

@@ -51,6 +51,8 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
   using Base::key_gradient;
   using Base::key_head;
   using Base::keys_in;
+  using Base::make_key_tiles;
+  using Base::make_query_tiles;
   using Base::own;
   using Base::p_;
   using Base::partial;
@@ -108,6 +110,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
     for_each_superblock(scratch_.query_chunks, false, [&](Index first, Index last) {
       pack_queries_of(first, last);
       cancelled_.take_out(first, last);
+      make_query_tiles_of(first, last);
       for_each_slice([&](Index h, Index slice, int thread) {
         for (Index chunk = first; chunk < last; ++chunk) absorb_queries(h, slice, chunk, chunk - first, thread);
       });
@@ -138,6 +141,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
     for_each_superblock(scratch_.chunks, false, [&](Index first, Index last) {
       pack_keys_of(first, last);
       pack_queries_of(first, last);
+      make_query_tiles_of(first, last);
       for_each_slice([&](Index h, Index slice, int thread) {
         for (Index chunk = first; chunk < last; ++chunk) {
           const Index slot = chunk - first;
@@ -169,6 +173,7 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
       pack_queries_of(first, last);
       cancelled_.take_out(first, last);
       scale_queries_of(first, last);
+      make_query_tiles_of(first, last);
       for_each_slice([&](Index h, Index slice, int thread) {
         for (Index chunk = last - 1; chunk >= first; --chunk) {
           const Index slot = chunk - first;
@@ -195,6 +200,14 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
         pack_key_block(problem_, scratch_.packers.key[h], batch(h), key_head(h), rows.first, rows.count,
                        scratch_.threads[thread].sums, scratch_.threads[thread].copy, key_block(h, slot));
       if (p_.has_gates()) scale_keys(h, first + slot, slot);
+      make_key_tiles(h, first + slot, slot);
+    });
+  }
+  void make_query_tiles_of(Index first, Index last) const {
+    if (!scratch_.unit) return;
+    parallel_for(heads_ * group_ * (last - first), p_.threads, [&](Index task, int) {
+      const Index slot = task % (last - first), head = task / (last - first);
+      make_query_tiles(head / group_, head % group_, first + slot, slot);
     });
   }
   // For absorbing where there are gates, when rows that are not read have been silenced.

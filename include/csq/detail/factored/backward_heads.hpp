@@ -83,13 +83,33 @@ class FactoredBackwardHeads {
     std::fill_n(mine.query_gradient, size * scratch_.key_stride, T(0));
     std::fill_n(mine.key_gradient, size * scratch_.key_stride, T(0));
     std::fill_n(mine.value_gradient, size * scratch_.value_stride, T(0));
-    simd::backward_kernels<T>().direct(pairs);
+    run_pairs(pairs, query, key, thread);
     const auto add = simd::kernels<T>().add;
     add(queries.count * scratch_.key_stride, mine.query_gradient, query_gradient(h, g, queries.first));
     add(keys.count * scratch_.key_stride, mine.key_gradient, key_gradient(h, keys.first));
     add(keys.count * scratch_.value_stride, mine.value_gradient, value_gradient(h, keys.first));
     for (Index row = 0; row < keys.count && mine.key_sums != nullptr; ++row)
       scratch_.key_terms(h)[keys.first + row] += static_cast<double>(mine.key_sums[row]);
+  }
+
+  void run_pairs(const simd::DirectBackwardBlock<T>& pairs, const BackwardQueryBlock<T>& query,
+                 const BackwardKeyBlock<T>& key, int thread) const {
+    if (!scratch_.unit) {
+      simd::backward_kernels<T>().direct(pairs);
+      return;
+    }
+    const auto query_tiles = BackwardQueryTiles<T>::at(scratch_.query_tiles(thread), p_.key_dim(), p_.value_dim());
+    const auto key_tiles = BackwardKeyTiles<T>::at(scratch_.key_tiles(thread), p_.key_dim());
+    const bool queries_are_finite = query_tiles.make(scratch_.unit, query, pairs.queries, p_.key_dim(), p_.value_dim());
+    const bool keys_are_finite = key_tiles.make(scratch_.unit, key, pairs.keys, p_.key_dim(), p_.value_dim());
+    if (!(queries_are_finite && keys_are_finite) && !pairs.sees_all()) {
+      simd::backward_kernels<T>().direct(pairs);
+      return;
+    }
+    T* const sums = scratch_.tile_sums(thread);
+    std::fill_n(sums, scratch_.tile_sums.size(), T(0));
+    run_on_unit(scratch_.unit, pairs, query_tiles, key_tiles, sums, scratch_.unit_scratch(thread));
+    scratch_.unit.forward->move_sums(pairs.queries, scratch_.key_stride, sums, pairs.query_gradient);
   }
 
   GateSums<T> gate(Index h) const { return scratch_.packers.gates.of(h, 0); }

@@ -2,10 +2,11 @@
 #pragma once
 
 #include "csq/detail/block/backward_thread_scratch.hpp"
+#include "csq/detail/block/backward_tiles.hpp"
 #include "csq/detail/block/gate_gradient.hpp"
 #include "csq/detail/call/scan_plan.hpp"
 #include "csq/detail/direct/block.hpp"
-#include "csq/detail/factored/summary.hpp"
+#include "csq/detail/factored/on_unit.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -42,6 +43,16 @@ struct FactoredBackwardScratch {
   BackwardThreadScratch<T>* threads = nullptr;
   DirectThreadScratch<T>* forward = nullptr;  // [threads], for outputs that are computed again
   KeysOnDemand<T>* forward_keys = nullptr;
+  // Where there is a matrix unit:
+  MatrixUnit<T> unit;
+  Index unit_end = 0;                                    // what absorb and read leave to float begins here
+  Blocks<simd::BFloat16Bits, 2> value_pairs;             // [heads][superblock], of values, to be absorbed
+  Blocks<simd::BFloat16Bits, 2> value_targets;           // [heads][superblock], of values, to be pulled back
+  Blocks<simd::BFloat16Bits, 3> gradient_pairs;          // [heads][group][superblock]
+  Blocks<simd::BFloat16Bits, 3> gradient_targets;        // the same
+  Blocks<simd::BFloat16Bits, 1> query_tiles, key_tiles;  // [threads], of pairs that are computed directly
+  Blocks<T, 1> tile_sums;                                // [threads]
+  Blocks<std::byte, 1> unit_scratch;                     // [threads]
 
   Index padded_features() const { return SummarySlice<T>::padded_rows(features); }
   Index lanes_size() const { return key_stride * simd::block_tokens<T>; }
@@ -124,6 +135,23 @@ FactoredBackwardScratch<T> FactoredBackwardScratch<T>::lay_out(Arena& arena, con
       take_each<DirectThreadScratch<T>>(arena, p.threads, [&] { return DirectThreadScratch<T>::lay_out(arena, p); });
   result.forward_keys = take_each<KeysOnDemand<T>>(
       arena, p.threads, [&] { return KeysOnDemand<T>::lay_out(arena, p.key_dim(), p.value_dim()); });
+  result.unit = MatrixUnit<T>::of(problem);
+  if (!result.unit) return result;
+  result.unit_end = end_of_unit(result.map);
+  const Index pairs = simd::value_tiles_size<T>(result.value_stride);
+  const Index targets = simd::token_tiles_size<T>(p.value_dim());
+  result.value_pairs = {arena, {heads, result.superblock}, pairs};
+  result.value_targets = {arena, {heads, result.superblock}, targets};
+  result.gradient_pairs = {arena, {heads, group, result.superblock}, pairs};
+  result.gradient_targets = {arena, {heads, group, result.superblock}, targets};
+  result.query_tiles = {arena, {p.threads}, BackwardQueryTiles<T>::size(p.key_dim(), p.value_dim())};
+  result.key_tiles = {arena, {p.threads}, BackwardKeyTiles<T>::size(p.key_dim(), p.value_dim())};
+  result.tile_sums = {arena, {p.threads}, simd::sum_tiles_size<T>(larger(result.key_stride, result.value_stride))};
+  result.unit_scratch = {arena,
+                         {p.threads},
+                         larger(larger(simd::matrix_scratch_bytes<T>(result.value_stride),
+                                       simd::matrix_direct_backward_bytes<T>(result.key_stride)),
+                                simd::matrix_pull_back_bytes<T>(p.value_dim()))};
   return result;
 }
 

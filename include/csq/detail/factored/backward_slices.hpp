@@ -73,9 +73,19 @@ class FactoredBackwardSlices : protected FactoredBackwardHeads<T> {
     const Rows rows = keys_in(h, chunk);
     const BackwardKeyBlock<T> key = key_block(h, slot);
     if (rows.count > 0)
-      summary(h, slice).absorb(key.packed, key.value_rows,
-                               p_.has_gates() ? scratch_.key_scales(h, slot) : key.packed + p_.key_dim() * size,
-                               rows.count, panel(thread), kept_by(h, chunk));
+      absorb(summary(h, slice), key.packed, key.value_rows, scratch_.unit ? scratch_.value_pairs(h, slot) : nullptr,
+             p_.has_gates() ? scratch_.key_scales(h, slot) : key.packed + p_.key_dim() * size, rows.count,
+             kept_by(h, chunk), thread);
+  }
+  // On the unit what it has, in float the rest.
+  void absorb(const SummarySlice<T>& slice, const T* packed, const T* rows, const simd::BFloat16Bits* pairs,
+              const T* row_weights, Index tokens, T keep, int thread) const {
+    const bool on_unit = scratch_.unit && tokens > 0;
+    const SummarySlice<T> rest = on_unit ? slice.part(scratch_.unit_end, slice.last) : slice;
+    if (rest.first < rest.last) rest.absorb(packed, rows, row_weights, tokens, panel(thread), keep);
+    if (on_unit)
+      absorb_on_unit(*scratch_.unit.forward, slice.part(0, scratch_.unit_end), {1, tokens, tokens}, packed, 0, pairs, 0,
+                     row_weights, 0, keep, scratch_.unit_scratch(thread));
   }
   void absorb_queries(Index h, Index slice, Index chunk, Index slot, int thread) const {
     const Rows rows = queries_in(h, chunk);
@@ -85,11 +95,32 @@ class FactoredBackwardSlices : protected FactoredBackwardHeads<T> {
       const BackwardQueryBlock<T> query = query_block(h, g, slot);
       const bool gated = p_.has_gates();
       // What was there stands at the chunk's end; the group brings it to the start once.
-      summary_gradient(h, slice).absorb(
-          query.packed, gated ? scratch_.scaled_gradient_rows(h, g, slot) : query.gradient_rows,
-          gated ? scratch_.scaled_dot(h, g, slot) : query.gradient_packed + p_.value_dim() * size, rows.count,
-          panel(thread), g == 0 ? kept_by(h, chunk) : T(1));
+      absorb(summary_gradient(h, slice), query.packed,
+             gated ? scratch_.scaled_gradient_rows(h, g, slot) : query.gradient_rows,
+             scratch_.unit ? scratch_.gradient_pairs(h, g, slot) : nullptr,
+             gated ? scratch_.scaled_dot(h, g, slot) : query.gradient_packed + p_.value_dim() * size, rows.count,
+             g == 0 ? kept_by(h, chunk) : T(1), thread);
     }
+  }
+
+  // What the unit multiplies of packed blocks: of keys; of queries, as gradients that pull back and as rows that are
+  // absorbed, once those that are not have been taken out.
+  void make_key_tiles(Index h, Index chunk, Index slot) const {
+    const Index count = keys_in(h, chunk).count;
+    if (!scratch_.unit || count == 0) return;
+    const BackwardKeyBlock<T> key = key_block(h, slot);
+    const auto& unit = *scratch_.unit.forward;
+    unit.value_pair_tiles(key.value_rows, count, scratch_.value_stride, scratch_.value_pairs(h, slot));
+    unit.query_tiles(key.value_packed, count, p_.value_dim(), scratch_.value_targets(h, slot));
+  }
+  void make_query_tiles(Index h, Index g, Index chunk, Index slot) const {
+    const Index count = queries_in(h, chunk).count;
+    if (!scratch_.unit || count == 0) return;
+    const BackwardQueryBlock<T> query = query_block(h, g, slot);
+    const auto& unit = *scratch_.unit.forward;
+    const T* const rows = p_.has_gates() ? scratch_.scaled_gradient_rows(h, g, slot) : query.gradient_rows;
+    unit.value_pair_tiles(rows, count, scratch_.value_stride, scratch_.gradient_pairs(h, g, slot));
+    unit.query_tiles(query.gradient_packed, count, p_.value_dim(), scratch_.gradient_targets(h, g, slot));
   }
 
   void clear_pulled_back(const PulledBack<T>& result) const {
@@ -98,6 +129,13 @@ class FactoredBackwardSlices : protected FactoredBackwardHeads<T> {
   void pull_back_queries(Index h, Index slice, Index g, Index chunk, Index slot, int thread,
                          const PulledBack<T>& result) const {
     const BackwardQueryBlock<T> query = query_block(h, g, slot);
+    if (scratch_.unit) {
+      pull_back_on_unit(*scratch_.unit.backward, summary(h, slice), coefficients_, query.packed,
+                        queries_in(h, chunk).count, p_.value_dim(), scratch_.gradient_targets(h, g, slot),
+                        query.gradient_packed + p_.value_dim() * size, result.lanes, result.shift,
+                        scratch_.unit_scratch(thread));
+      return;
+    }
     summary(h, slice).pull_back(coefficients_, query.packed, query.gradient_packed, queries_in(h, chunk).count,
                                 p_.value_dim(), panel(thread), summary_panel(thread), result.lanes, result.shift);
   }
@@ -105,6 +143,20 @@ class FactoredBackwardSlices : protected FactoredBackwardHeads<T> {
     const BackwardKeyBlock<T> key = key_block(h, slot);
     const Index count = keys_in(h, chunk).count;
     const SummarySlice<T> gradient = summary_gradient(h, slice);
+    if (scratch_.unit) {
+      pull_back_on_unit(*scratch_.unit.backward, gradient, coefficients_, key.packed, count, p_.value_dim(),
+                        scratch_.value_targets(h, slot), key.value_packed + p_.value_dim() * size, result.lanes,
+                        result.shift, scratch_.unit_scratch(thread));
+      const SummarySlice<T> rest = gradient.part(scratch_.unit_end, gradient.last);
+      if (rest.first < rest.last)
+        rest.read(coefficients_, key.packed, count, panel(thread), result.value_rows, result.normalizer);
+      T* const sums = scratch_.tile_sums(thread);
+      std::fill_n(sums, simd::tiles_of(count) * simd::tiles_of(scratch_.value_stride) * simd::sum_tile_size, T(0));
+      read_on_unit(*scratch_.unit.forward, gradient.part(0, scratch_.unit_end), coefficients_, {1, count, count},
+                   key.packed, 0, sums, 0, result.normalizer, 0, scratch_.unit_scratch(thread));
+      scratch_.unit.forward->move_sums(count, scratch_.value_stride, sums, result.value_rows);
+      return;
+    }
     gradient.pull_back(coefficients_, key.packed, key.value_packed, count, p_.value_dim(), panel(thread),
                        summary_panel(thread), result.lanes, result.shift);  // shift is not needed on this side
     gradient.read(coefficients_, key.packed, count, panel(thread), result.value_rows, result.normalizer);

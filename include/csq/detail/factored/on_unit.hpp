@@ -3,7 +3,7 @@
 #pragma once
 
 #include "csq/detail/factored/summary.hpp"
-#include "csq/detail/simd/matrix_kernel_set.hpp"
+#include "csq/detail/simd/matrix_backward_kernel_set.hpp"
 
 namespace CSQ_CODE::detail {
 
@@ -76,6 +76,31 @@ void read_on_unit(const simd::MatrixKernelSet<T>& matrix, const SummarySlice<T>&
   block.summary = slice.summary;
   block.normalizer = slice.normalizer;
   matrix.read(block);
+}
+
+// ∂X̃ += J_Φ(X)ᵀ (Y Sᵀ), all degrees, of one block; `target`: tiles of Y, and its last numbers.
+template <class T>
+void pull_back_on_unit(const simd::MatrixBackwardKernelSet<T>& matrix, const SummarySlice<T>& slice, const Quadratic& c,
+                       const T* packed, Index tokens, Index value_dim, const simd::BFloat16Bits* target,
+                       const T* target_normalizer, T* gradient, T* shift, std::byte* scratch) {
+  if (slice.first == slice.last) return;
+  simd::MatrixPullBack<T> block;
+  block.packed = packed;
+  block.target = target;
+  block.target_normalizer = target_normalizer;
+  block.tokens = block.last_tokens = tokens;
+  block.value_dim = value_dim;
+  block.map = slice.map;
+  block.coefficients = slice.query_coefficients(c);
+  block.shift_constant = static_cast<T>(c.c1);
+  block.first = slice.first;
+  block.last = slice.last;
+  block.summary = slice.summary;
+  block.normalizer = slice.normalizer;
+  block.scratch = scratch;
+  block.gradient = gradient;
+  block.shift = shift;
+  matrix.pull_back(block);
 }
 
 }  // namespace CSQ_CODE::detail
