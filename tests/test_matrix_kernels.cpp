@@ -333,8 +333,9 @@ TEST_CASE("read on the matrix unit") {
               const double rounded = hastily_to_bfloat16(double(exact));
               for (Index c = 0; c <= value_dim; ++c) {
                 const double term =
-                    c == value_dim ? double(exact) * double(coefficient) * double(normalizer[f - first])
-                                   : rounded * hastily_to_bfloat16(double(coefficient * summary[(f - first) * stride + c]));
+                    c == value_dim
+                        ? double(exact) * double(coefficient) * double(normalizer[f - first])
+                        : rounded * hastily_to_bfloat16(double(coefficient * summary[(f - first) * stride + c]));
                 expected[std::size_t(c)] += term;
                 magnitude[std::size_t(c)] += std::abs(term);
               }
