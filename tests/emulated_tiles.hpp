@@ -19,7 +19,7 @@
 
 namespace CSQ_CODE::detail::simd::emulated_amx {
 
-inline constexpr bool has_half_conversion = false;
+inline constexpr bool has_widening = false;
 inline constexpr int vector_bytes = 64;
 inline constexpr int accumulator_vectors = 24;
 inline constexpr int widest_tile = 4;

@@ -22,7 +22,7 @@
 
 namespace CSQ_CODE::detail::simd::avx2 {
 
-inline constexpr bool has_half_conversion = true;
+inline constexpr bool has_widening = true;
 inline constexpr int vector_bytes = 32;
 inline constexpr int accumulator_vectors = 12;
 inline constexpr int widest_tile = 2;

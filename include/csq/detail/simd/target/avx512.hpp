@@ -23,7 +23,7 @@
 
 namespace CSQ_CODE::detail::simd::avx512 {
 
-inline constexpr bool has_half_conversion = true;
+inline constexpr bool has_widening = true;
 inline constexpr int vector_bytes = 64;
 inline constexpr int accumulator_vectors = 24;
 inline constexpr int widest_tile = 4;

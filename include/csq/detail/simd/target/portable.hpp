@@ -19,7 +19,7 @@
 
 namespace CSQ_CODE::detail::simd::portable {
 
-inline constexpr bool has_half_conversion = false;
+inline constexpr bool has_widening = false;
 inline constexpr int vector_bytes = 16;
 inline constexpr int accumulator_vectors = 12;
 inline constexpr int widest_tile = 2;
