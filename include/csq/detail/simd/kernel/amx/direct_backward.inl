@@ -23,42 +23,6 @@ struct CoarseExponentialSlope : CoarseExponentialWeight<T> {
   }
 };
 
-// Products in a row, a step now and then.
-class ProductQueue {
- public:
-  static constexpr Index most = 4;
-
-  CSQ_INLINE void start(Index ticks) {
-    count_ = steps_ = owed_ = done_ = 0;
-    ticks_ = ticks;
-  }
-  CSQ_INLINE void add(const TileProduct& product) {
-    if (product.is_done()) return;
-    products_[count_++] = product;
-    steps_ += product.steps();
-  }
-  CSQ_INLINE void tick() {
-    owed_ += steps_;
-    while (owed_ >= ticks_) {
-      owed_ -= ticks_;
-      step();
-    }
-  }
-  CSQ_INLINE void finish() {
-    while (done_ < count_) step();
-  }
-
- private:
-  CSQ_INLINE void step() {
-    if (done_ == count_) return;
-    products_[done_].step();
-    if (products_[done_].is_done()) ++done_;
-  }
-
-  TileProduct products_[std::size_t{most}];
-  Index count_ = 0, done_ = 0, ticks_ = 1, steps_ = 0, owed_ = 0;
-};
-
 // Where everything of a pair of blocks is, in units of a group of 32 keys and a strip of 32 queries.
 template <class T>
 struct MatrixBackward {

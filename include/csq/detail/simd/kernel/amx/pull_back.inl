@@ -97,7 +97,7 @@ struct PullBackStrip {
   const T* packed;
   T* gradient;
   Vector<T> target[std::size_t{Width}];
-  Background& background;
+  ProductQueue& queue;
 
   // P of one feature.
   CSQ_INLINE void load_row(const T* row, T normalizer, Vector<T>* p) const {
@@ -127,7 +127,7 @@ struct PullBackStrip {
         store<T>(gradient + at, dy);
       }
     }
-    background.tick(Count);
+    queue.tick(Count);
   }
 };
 
@@ -153,7 +153,7 @@ __attribute__((noinline)) void pull_back_pairs(const PullBackStretch<T>& stretch
       strip.load_row(rows, *normalizer, p);
       CSQ_UNROLL
       for (int w = 0; w < Width; ++w) sum[w] += p[w] * x[w];
-      strip.background.tick();
+      strip.queue.tick();
       rows += row_step;
       ++normalizer;
       ++b;
@@ -202,7 +202,7 @@ __attribute__((noinline)) void pull_back_singles(const PullBackStretch<T>& stret
       store<T>(strip.gradient + at, dx);
       sum[w] += p[w] * block.coefficients.pair * x;
     }
-    strip.background.tick();
+    strip.queue.tick();
   }
   CSQ_UNROLL
   for (int w = 0; w < Width; ++w) store<T>(shift + w * lanes<T>, sum[w]);
@@ -222,19 +222,19 @@ struct PullBackItem {
     strip = 0;
     ++b;
   }
-  CSQ_INLINE TileProduct high(T* sums) const { return stretch.product(stretch.high, b, strip, panel, sums); }
-  CSQ_INLINE TileProduct low(T* sums) const {
-    return stretch.is_pairs ? TileProduct{} : stretch.product(stretch.low, b, strip, panel, sums);
+  CSQ_INLINE void add_products(T* sums, ProductQueue& queue) const {
+    queue.add(stretch.product(stretch.high, b, strip, panel, sums));
+    if (!stretch.is_pairs) queue.add(stretch.product(stretch.low, b, strip, panel, sums));
   }
 
   template <int Width>
-  CSQ_INLINE void finish_of(const T* sums, Background& background) const {
+  CSQ_INLINE void finish_of(const T* sums, ProductQueue& queue) const {
     const MatrixPullBack<T>& block = stretch.block;
     const Index token = strip * stretch.width * tile_side;
     PullBackStrip<T, Width> rows{block.packed + b * block.packed_step + token,
                                  block.gradient + b * block.gradient_step + token,
                                  {},
-                                 background};
+                                 queue};
     for (int w = 0; w < Width; ++w)
       load<T>(block.target_normalizer + b * block.target_normalizer_step + token + w * lanes<T>, rows.target[w]);
     if (stretch.is_pairs)
@@ -242,8 +242,8 @@ struct PullBackItem {
     else
       pull_back_singles<T, Width>(stretch, panel, sums, rows, block.shift + b * block.shift_step + token);
   }
-  CSQ_INLINE void finish(const T* sums, Background& background) const {
-    stretch.columns(b, strip) == 2 ? finish_of<2>(sums, background) : finish_of<1>(sums, background);
+  CSQ_INLINE void finish(const T* sums, ProductQueue& queue) const {
+    stretch.columns(b, strip) == 2 ? finish_of<2>(sums, queue) : finish_of<1>(sums, queue);
   }
 };
 
@@ -256,7 +256,7 @@ void matrix_pull_back(const MatrixPullBack<T>& block) {
   BFloat16Bits* const high = static_cast<BFloat16Bits*>(block.scratch);
   T* const panels = reinterpret_cast<T*>(high + 2 * rounded);
   PullBackStretch<T> stretch{block, 0, 0, false, high, high + rounded, panels, {}, {}};
-  Background background;
+  ProductQueue queue;
   for (Index first = block.first; first < block.last; first += stretch.count) {
     const Index end = first < pairs && pairs < block.last ? pairs : block.last, left = end - first;
     stretch.first = first;
@@ -273,18 +273,19 @@ void matrix_pull_back(const MatrixPullBack<T>& block) {
     const Index at_once = (rows_coming * stride / (strips * stretch.panels_count()) / lanes<T> + 1) * lanes<T>;
 
     PullBackItem<T> item{stretch}, next{stretch};
-    background.start(1, item.high(panels), item.low(panels));
-    background.finish();
+    queue.start(1);
+    item.add_products(panels, queue);
+    queue.finish();
     for (Index index = 0; item.is_there(); ++index) {
       next.advance();
       T* const sums = panels + index % 2 * panel_size;
       T* const next_sums = panels + (index + 1) % 2 * panel_size;
-      if (next.is_there())
-        background.start(stretch.features_in(item.panel), next.high(next_sums), next.low(next_sums));
+      queue.start(stretch.features_in(item.panel));
+      if (next.is_there()) next.add_products(next_sums, queue);
       for (Index cell = 0; cell < at_once && upcoming < upcoming_end; cell += lanes<T>, upcoming += lanes<T>)
         ask_for(upcoming, 0);
-      item.finish(sums, background);
-      background.finish();
+      item.finish(sums, queue);
+      queue.finish();
       item.b = next.b;
       item.strip = next.strip;
       item.panel = next.panel;
