@@ -31,23 +31,7 @@ struct TileProduct {
     while (!is_done()) step();
   }
 
-  // What the next step loads, on its way from the second-level cache: a tile that is not in the first costs as much as
-  // its products, since nothing asks for its rows ahead of them.
-  CSQ_INLINE void ask_for_operands() const {
-    if (is_done()) return;
-    const BFloat16Bits* const left = a + row_ * a_row_step + k_ * a_depth_step;
-    const BFloat16Bits* const right = b + column_ * b_column_step + k_ * b_depth_step;
-    ask_for_tile(left);
-    ask_for_tile(right);
-    if (row_ + 1 < rows) ask_for_tile(left + a_row_step);
-    if (column_ + 1 < columns) ask_for_tile(right + b_column_step);
-  }
-
  private:
-  CSQ_INLINE static void ask_for_tile(const BFloat16Bits* tile) {
-    CSQ_UNROLL
-    for (Index row = 0; row < tile_side; ++row) __builtin_prefetch(tile + row * tile_depth);
-  }
   template <int Rows, int Columns>
   CSQ_INLINE void step_of() {
     float* const at = c + row_ * c_row_step + column_ * c_column_step;
