@@ -3,12 +3,14 @@
 // A panel of 32 features over a block of tokens is made while the unit multiplies the one before. For 32 tokens it takes
 // 32 products and sums and 32 conversions of vectors; the unit 64 cycles for every 32 columns of values.
 
-// Rows [row, row + Rows) of a panel, left·right[r], with their weighted sums over tokens.
+// Rows [row, row + Rows) of a panel, left·right[r], with their weighted sums over tokens, added to those of the lanes.
 template <class T, int Rows>
 CSQ_INLINE void absorb_rows(const T* left, const T* right, const T* weights, Index vectors, BFloat16Bits* rows,
                             Vector<T>* sums) {
   constexpr Index stride = block_tokens<T>;
-  Vector<T> sum[std::size_t{Rows}] = {};
+  Vector<T> sum[std::size_t{Rows}];
+  CSQ_UNROLL
+  for (int row = 0; row < Rows; ++row) sum[row] = sums[row];
   for (Index v = 0; v < vectors; v += 2) {
     const bool both = v + 1 < vectors;
     const Index at = v * lanes<T>, next = both ? at + lanes<T> : at;
@@ -38,7 +40,7 @@ CSQ_INLINE void absorb_rows(const T* left, const T* right, const T* weights, Ind
   for (int row = 0; row < Rows; ++row) sums[row] = sum[row];
 }
 
-// The panel of the listed features: tiles [row tile][token step]. sums[f] are those of the lanes.
+// The panel of the listed features: tiles [row tile][token step].
 template <class T>
 __attribute__((noinline)) void absorb_panel_of(const Factors<T>& factors, const T* packed, const T* weights,
                                                Index vectors, BFloat16Bits* tiles, Vector<T>* sums,
@@ -83,6 +85,7 @@ void matrix_absorb(const MatrixAbsorb<T>& block) {
     factors.list(block.map, {}, first, last);
     T* const summary = block.summary + (first - block.first) * stride;
     T* const normalizer = block.normalizer + (first - block.first);
+    for (auto& sum : sums) sum = Vector<T>{};
     // The next panel's rows of S, on their way while this one is made.
     for (Index cell = 0; cell < panel * stride; cell += lanes<T>) ask_for(summary + panel * stride, cell);
     if (block.keep != 1)
@@ -101,7 +104,6 @@ void matrix_absorb(const MatrixAbsorb<T>& block) {
       BFloat16Bits* const a = panels + item % 2 * panel_numbers;
       absorb_panel_of<T>(factors, block.packed + b * block.packed_step, block.row_weights + b * block.row_weight_step,
                          vectors, a, sums, background);
-      for (Index f = 0; f < count; ++f) normalizer[f] += sum_of_lanes<T>(sums[f]);
       background.finish();
       TileProduct product;
       product.a = a;
@@ -133,6 +135,7 @@ void matrix_absorb(const MatrixAbsorb<T>& block) {
         store<T>(summary + cell, value);
       }
     }
+    for (Index f = 0; f < count; ++f) normalizer[f] += sum_of_lanes<T>(sums[f]);
   }
   background.finish();
 }

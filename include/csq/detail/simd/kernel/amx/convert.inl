@@ -15,6 +15,17 @@ CSQ_INLINE void round_pairs(const Vector<float>& first, const Vector<float>& sec
   interleave_halves(result, std::make_integer_sequence<int, 32>{});
 }
 
+// The same where vectors are short of time, for features and weights: 4 instructions instead of a conversion and a
+// shuffle that take as long as 6. Halves are rounded away from zero, one number in 256 of those that are products of two
+// bfloat16. A NaN stays one unless all bits of its fraction down to the last 15 are set, which no operation makes of
+// bfloat16.
+CSQ_INLINE void round_pairs_fast(const Vector<float>& first, const Vector<float>& second, Bits& result) {
+  typedef std::uint32_t Words __attribute__((vector_size(vector_bytes)));
+  const Words low = (reinterpret_cast<Words>(first) + 0x8000u) >> 16;
+  const Words high = (reinterpret_cast<Words>(second) + 0x8000u) & 0xffff0000u;
+  result = reinterpret_cast<Bits>(low | high);
+}
+
 // 16 rows of pairs of up to 32 rows of 16 floats; rows that are not there are 0.
 CSQ_INLINE void store_pair_tile(const float* from, Index stride, Index rows, BFloat16Bits* tile) {
   for (Index pair = 0; pair < tile_side; ++pair) {

@@ -39,7 +39,7 @@ CSQ_INLINE void weigh_pairs(const T* column, const Mask<T>& mask, const Weight& 
       total += weight[half];
     }
     Bits bits;
-    round_pairs(weight[0], weight[1], bits);
+    round_pairs_fast(weight[0], weight[1], bits);
     store_bits(pairs + pair * tile_depth, bits);
     background.tick();
   }
@@ -133,7 +133,7 @@ struct MatrixColumn {
         if (key >= keys.first && key < keys.last) load<T>(scores + key * block_tokens<T>, weight[half]);
       }
       Bits bits;
-      round_pairs(weight[0], weight[1], bits);
+      round_pairs_fast(weight[0], weight[1], bits);
       store_bits(pairs + pair * tile_depth, bits);
       background.tick();
     }

@@ -18,7 +18,7 @@ CSQ_INLINE void summary_tile(const T* summary, Index stride, Index features, con
       x[half] *= coefficients[feature];
     }
     Bits bits;
-    round_pairs(x[0], x[1], bits);
+    round_pairs_fast(x[0], x[1], bits);
     store_bits(tile + pair * tile_depth, bits);
   }
   transpose_pair_tile(tile);
@@ -57,7 +57,7 @@ __attribute__((noinline)) void read_features(const Factors<T>& factors, const T*
     CSQ_UNROLL
     for (int w = 0; w < Width; ++w) {
       Bits bits;
-      round_pairs(x[0][w], x[1][w], bits);
+      round_pairs_fast(x[0][w], x[1][w], bits);
       store_bits(tiles + w * tile_step + pair * tile_depth, bits);
     }
     background.tick(Width);
