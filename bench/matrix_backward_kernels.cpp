@@ -62,7 +62,8 @@ void direct(const MatrixKernelSet<float>& forward, const MatrixBackwardKernelSet
   const float scale = 0.5f / std::sqrt(float(dim)) * 2;
   const Index stride = padded_columns<float>(dim), token_tiles = token_tiles_size<float>(dim);
   const Index pair_tiles = value_tiles_size<float>(stride);
-  const Memory<float> q((dim + 1) * size, 1), k((dim + 1) * size, scale), v((dim + 1) * size, 1), r((dim + 1) * size, 1);
+  const Memory<float> q((dim + 1) * size, 1), k((dim + 1) * size, scale), v((dim + 1) * size, 1),
+      r((dim + 1) * size, 1);
   const Memory<float> rows(size * stride, 1), zeros(size);
   const Memory<float> weights(size * size), slopes(size * size), dq(blocks * size * stride), dk(size * stride),
       dv(size * stride);

@@ -61,7 +61,8 @@ void for_each_matrix_set(const Check& check) {
 
 TEST_CASE("whether the matrix unit is there") {
 #if defined(__x86_64__)
-  if (!csq::detail::simd::avx512_amx::Target::is_supported()) WARN("no Intel AMX here: its kernels run on emulated tiles");
+  if (!csq::detail::simd::avx512_amx::Target::is_supported())
+    WARN("no Intel AMX here: its kernels run on emulated tiles");
 #else
   WARN("no Intel AMX here: its kernels run on emulated tiles");
 #endif
@@ -173,7 +174,8 @@ TEST_CASE("pull_back on the matrix unit") {
   for_each_matrix_set([&](const Kernels& kernels) {
     for (const Index dim : dims)
       for (const Index tokens : token_counts) {
-        const Index value_dim = random.pick(dims), blocks = random.integer(1, 3), last_tokens = random.integer(1, tokens);
+        const Index value_dim = random.pick(dims), blocks = random.integer(1, 3),
+                    last_tokens = random.integer(1, tokens);
         const FeatureMap map = random_map(random, dim);
         const auto [first, last] = random_slice(random, map.size());
         const Index stride = padded_columns<float>(value_dim), features = last - first;
@@ -339,7 +341,8 @@ struct PairGradients {
   // What is added: by the matrix unit, or by the float kernel.
   void add(const Kernels& kernels, const Pairs& pairs, const KernelWeight& weight, bool plain) {
     const KernelMemory<float> q = packed<float>(pairs.q), k = packed<float>(pairs.k), v = packed<float>(pairs.v);
-    const KernelMemory<float> r = packed<float>(pairs.r), q_rows = padded<float>(pairs.q), k_rows = padded<float>(pairs.k);
+    const KernelMemory<float> r = packed<float>(pairs.r), q_rows = padded<float>(pairs.q),
+                              k_rows = padded<float>(pairs.k);
     const KernelMemory<float> r_rows = padded<float>(pairs.r);
     const Index key_stride = padded_columns<float>(pairs.q.dim);
     KernelMemory<float> weights(size * size), slopes(size * size), cap_slopes(size * size);
@@ -454,7 +457,8 @@ TEST_CASE("direct_backward on the matrix unit") {
         double slopes = 0.5, slopes_magnitude = 0.5;
         const bool exponential = weight.kernel.kind == WeightKind::exponential;
         for (Index i = 0; i < queries; ++i)
-          for (Index j = std::clamp<Index>(band_start + i, 0, keys); j < std::clamp<Index>(diagonal + i, 0, keys); ++j) {
+          for (Index j = std::clamp<Index>(band_start + i, 0, keys); j < std::clamp<Index>(diagonal + i, 0, keys);
+               ++j) {
             const double s = product(pairs.q, i, pairs.k, j) - (exponential ? double(pairs.log_normalizer[i]) : 0);
             const auto [w, w_slope] = weight(s);
             const double rv = product(pairs.r, i, pairs.v, j), dot = double(pairs.dot[i]);

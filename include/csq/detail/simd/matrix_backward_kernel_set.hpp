@@ -1,7 +1,7 @@
 // The backward kernels of a matrix unit that multiplies bfloat16: scale_gradient, direct and pull_back of
-// backward_kernel_set.hpp, with both factors of each product rounded to bfloat16 once and sums in float. A struct of its
-// own, so that a program that only runs forward does not compile it. Operands are tiles as matrix_kernel_set.hpp has
-// them, and its kernels make them, once, when blocks are packed:
+// backward_kernel_set.hpp, with both factors of each product rounded to bfloat16 once and sums in float. A struct of
+// its own, so that a program that only runs forward does not compile it. Operands are tiles as matrix_kernel_set.hpp
+// has them, and its kernels make them, once, when blocks are packed:
 //   queries         query_tiles(packed q)            pairs of dimensions    [token tile][dimension step]
 //   query pairs     value_pair_tiles(rows of q)      pairs of tokens        [token step][dimension tile]
 //   keys            key_tiles(packed k)              rows                   [token tile][dimension step]
@@ -12,9 +12,9 @@
 // Rows, padded to whole cache lines, pass padded_columns(dim) for value_stride.
 //
 // What r = G/δ loses when it is rounded must not come between r·v and the r·o that cancels it, so r is rounded first,
-// where it is scaled, and everything else, r·o too, is of the rounded r: gradients are then those of an upstream gradient
-// that is 2^-9 off, however much cancels. That takes an r that no gate has scaled since; values are exact as they come,
-// in bfloat16.
+// where it is scaled, and everything else, r·o too, is of the rounded r: gradients are then those of an upstream
+// gradient that is 2^-9 off, however much cancels. That takes an r that no gate has scaled since; values are exact as
+// they come, in bfloat16.
 #pragma once
 
 #include "csq/detail/simd/backward_kernel_set.hpp"
@@ -27,8 +27,8 @@ inline constexpr Index matrix_pull_back_stretch = 512;
 inline constexpr Index matrix_pull_back_panel = 64;
 
 // Bytes of scratch that direct needs, at a multiple of 64: scores and r·v of two units of 32 keys × 32 queries, weights
-// and slopes of 32 keys as they multiply r and q, for two such groups of keys, slopes of a block as they multiply k, and
-// two strips of a term of ∂q.
+// and slopes of 32 keys as they multiply r and q, for two such groups of keys, slopes of a block as they multiply k,
+// and two strips of a term of ∂q.
 template <class T>
 constexpr Index matrix_direct_backward_bytes(Index key_stride) {
   constexpr Index tile_bytes = 1024, steps = depth_steps(block_tokens<T>), tiles = tiles_of(block_tokens<T>);
@@ -48,8 +48,8 @@ constexpr Index matrix_pull_back_bytes(Index value_dim) {
 // pair of blocks, unless all of it is visible, goes through the float kernel. So `block` is whole, and rows_are_finite
 // says what are_finite says of all three. (v and k enter r·v and scores pair by pair, where masks select.)
 //
-// ∂k and ∂v are those of `block`, whole rows of [B], of which those past the keys are added 0 to. weights and slopes are
-// scratch for adjusted scores and the float kernel alone, query_gradient [B][padded key_dim] for the latter.
+// ∂k and ∂v are those of `block`, whole rows of [B], of which those past the keys are added 0 to. weights and slopes
+// are scratch for adjusted scores and the float kernel alone, query_gradient [B][padded key_dim] for the latter.
 template <class T>
 struct MatrixDirectBackward {
   DirectBackwardBlock<T> block;
@@ -66,8 +66,8 @@ struct MatrixDirectBackward {
 };
 
 // As PullBackBlock, of one block or several: the summary is rounded once for all of them. P of degree 2 is of S rounded
-// with its coefficient in it; degrees 0 and 1, whose sums over all tokens are the shift's gradient, see S as a sum of two
-// bfloat16, right to 2^-17. The normaliser's part of P and everything after P is float.
+// with its coefficient in it; degrees 0 and 1, whose sums over all tokens are the shift's gradient, see S as a sum of
+// two bfloat16, right to 2^-17. The normaliser's part of P and everything after P is float.
 template <class T>
 struct MatrixPullBack {
   const T* packed = nullptr;             // [blocks], packed_step apart
