@@ -6,9 +6,9 @@
 // is multiplied before vectors take this one through the product rule, which so need not wait for its sums. For 64
 // features and 32 tokens of d = 64: 256 cycles of the unit and 128 of storing sums, which it does not do beside it; 384
 // multiply-adds, 512 loads and 128 stores of vectors, 256 cycles. Rounding S takes 18 cycles a feature, as long as 40
-// tokens do: hence several blocks a call. Seen on a Sapphire Rapids core that others did not disturb (one that shares
-// its unit has half): 100 ns of vectors and 230 of products for such a panel; 410, 470 and 530 GF/s for 1, 2 and 8
-// blocks of d = 64, 385, 480 and 570 for d = 128, the float kernel 140 and 150.
+// tokens do: hence several blocks a call. Seen on a Sapphire Rapids core that others did not disturb (one whose unit is
+// shared has half): 460, 530, 590 and 620 GF/s for 1, 2, 4 and 8 blocks of d = 64, 590 for 4 of d = 128, the float kernel
+// 140 and 150.
 
 // x rounded to bfloat16, as floats: the upper halves.
 CSQ_INLINE void round_vector(const Vector<float>& x, Vector<float>& rounded) {
