@@ -177,7 +177,8 @@ TEST_CASE("pull_back on the matrix unit") {
         const Index value_dim = random.pick(dims), blocks = random.integer(1, 3),
                     last_tokens = random.integer(1, tokens);
         const FeatureMap map = random_map(random, dim);
-        const auto [first, last] = random_slice(random, map.size());
+        const std::array<Index, 2> slice = random_slice(random, map.size());
+        const Index first = slice[0], last = slice[1];
         const Index stride = padded_columns<float>(value_dim), features = last - first;
         const int poison = int(random.integer(0, 3));  // 0: a row of x, 1: one of y
         INFO("dim " << dim << ", pairs " << map.pairs << ", tokens " << tokens << " and " << last_tokens << ", blocks "

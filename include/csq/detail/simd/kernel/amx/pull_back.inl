@@ -7,8 +7,8 @@
 // features and 32 tokens of d = 64: 256 cycles of the unit and 128 of storing sums, which it does not do beside it; 384
 // multiply-adds, 512 loads and 128 stores of vectors, 256 cycles. Rounding S takes 18 cycles a feature, as long as 40
 // tokens do: hence several blocks a call. Seen on a Sapphire Rapids core that others did not disturb (one whose unit is
-// shared has half): 460, 530, 590 and 620 GF/s for 1, 2, 4 and 8 blocks of d = 64, 590 for 4 of d = 128, the float kernel
-// 140 and 150.
+// shared has half): 460, 530, 590 and 620 GF/s for 1, 2, 4 and 8 blocks of d = 64, 590 for 4 of d = 128, the float
+// kernel 140 and 150.
 
 // x rounded to bfloat16, as floats: the upper halves.
 CSQ_INLINE void round_vector(const Vector<float>& x, Vector<float>& rounded) {
@@ -28,7 +28,6 @@ struct PullBackStretch {
   Index first, count;
   bool is_pairs;
   BFloat16Bits *high, *low;  // tiles [feature tile][value step], and those of what is left where it is kept
-  T* panels;                 // two
 
   T normalizer[std::size_t{matrix_pull_back_stretch}];  // with coefficients
   PairPosition starts[std::size_t{matrix_pull_back_stretch / panel}];
@@ -253,7 +252,7 @@ void matrix_pull_back(const MatrixPullBack<T>& block) {
   const Index pairs = block.map.pair_count(), stride = padded_columns<T>(block.value_dim);
   BFloat16Bits* const high = static_cast<BFloat16Bits*>(block.scratch);
   T* const panels = reinterpret_cast<T*>(high + 2 * rounded);
-  PullBackStretch<T> stretch{block, 0, 0, false, high, high + rounded, panels, {}, {}};
+  PullBackStretch<T> stretch{block, 0, 0, false, high, high + rounded, {}, {}};
   for (Index first = block.first; first < block.last; first += stretch.count) {
     const Index end = first < pairs && pairs < block.last ? pairs : block.last, left = end - first;
     stretch.first = first;
