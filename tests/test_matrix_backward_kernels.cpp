@@ -1,5 +1,9 @@
 // Every backward kernel of the matrix unit, by itself, against plain loops in double over operands that are rounded the
 // same way: with tiles in plain C++ everywhere, and on the unit itself where the processor has it.
+
+// Vectors of 64 bytes between functions of this unit alone.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
