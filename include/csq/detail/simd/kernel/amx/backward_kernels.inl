@@ -2,6 +2,7 @@
 
 // clang-format off
 #include "csq/detail/simd/kernel/inlining.inl"
+#include "csq/detail/simd/kernel/amx/multiply.inl"
 #include "csq/detail/simd/kernel/amx/scale_gradient.inl"
 #include "csq/detail/simd/kernel/amx/pull_back.inl"
 #include "csq/detail/simd/kernel/amx/direct_backward.inl"

@@ -3,14 +3,16 @@
 //   ∂v, ∂k       [key][e]      A = weights, slopes as rows   B = r, queries as pairs of tokens
 //   ∂qᵀ          [a][query]    A = keys as lanes             B = slopes as pairs of keys
 //
-// In units of 32 keys × 32 queries, 2×2 tiles, along the keys' rows: while vectors make the weights and slopes of one
-// unit, the unit multiplies the scores and r·v of the next, and then ∂v and ∂k of the 32 keys before, whose sums are
-// complete but for other blocks. ∂q comes last, as a term of its own: the sums of blocks of keys are then the same
-// whether terms are added at once or kept beside each other.
+// In units of 32 keys × 32 queries, 2×2 tiles, along the keys' rows. The scores and r·v of the unit after this one are
+// multiplied before vectors make weights and slopes of this one, which so need not wait for them, with a share of ∂v
+// and ∂k of the 32 keys before, whose sums are complete but for other blocks. ∂q comes last, as a term of its own: sums
+// over blocks of keys are then the same whether terms are added at once or kept beside each other.
 //
-// For 144 × 144 pairs of d = 64: 864 products, 13,800 cycles of the matrix unit; 1,300 vectors of pairs, for the
-// exponential 18 operations each, 11,700 cycles of two ports. (Slopes as rows over keys, ∂q as [query][a], would take a
-// transposition for every tile of them.)
+// For 144 × 144 pairs of d = 64: 864 products, 13,800 cycles of the matrix unit, and 760 stores of tiles of sums, 16
+// cycles each and not beside it; 1,300 vectors of pairs, for the exponential 18 operations each, 11,700 cycles of two
+// ports. (Slopes as rows over keys, ∂q as [query][a], would take a transposition for every tile of them.) Seen on a
+// Sapphire Rapids core that others did not disturb: 260 ns of vectors for a unit, 500 to 540 GF/s for d = 64 and 560 to
+// 610 for d = 128, the float kernel 150 and 160; blocks on the diagonal, counted by half, 0.8 of that.
 
 // 2^(s − origin), as exact as weights need that are rounded to bfloat16.
 template <class T>
@@ -21,42 +23,6 @@ struct CoarseExponentialSlope : CoarseExponentialWeight<T> {
     this->value(score);
     slope = score;
   }
-};
-
-// Products in a row, a step now and then.
-class ProductQueue {
- public:
-  static constexpr Index most = 4;
-
-  CSQ_INLINE void start(Index ticks) {
-    count_ = steps_ = owed_ = done_ = 0;
-    ticks_ = ticks;
-  }
-  CSQ_INLINE void add(const TileProduct& product) {
-    if (product.is_done()) return;
-    products_[count_++] = product;
-    steps_ += product.steps();
-  }
-  CSQ_INLINE void tick() {
-    owed_ += steps_;
-    while (owed_ >= ticks_) {
-      owed_ -= ticks_;
-      step();
-    }
-  }
-  CSQ_INLINE void finish() {
-    while (done_ < count_) step();
-  }
-
- private:
-  CSQ_INLINE void step() {
-    if (done_ == count_) return;
-    products_[done_].step();
-    if (products_[done_].is_done()) ++done_;
-  }
-
-  TileProduct products_[std::size_t{most}];
-  Index count_ = 0, done_ = 0, ticks_ = 1, steps_ = 0, owed_ = 0;
 };
 
 // Where everything of a pair of blocks is, in units of a group of 32 keys and a strip of 32 queries.
@@ -70,11 +36,11 @@ struct MatrixBackward {
   const MatrixDirectBackward<T>& matrix;
   const DirectBackwardBlock<T>& block;
   VisiblePairs visible;
-  bool stored;         // weights and slopes of all pairs are in those of the block already
-  T* scores;           // of two units, [key][32 queries], with r·v behind each
-  BFloat16Bits* rows;  // weights of two groups of keys, [key tile][query step], with slopes behind each
+  bool stored;          // weights and slopes of all pairs are in those of the block already
+  T* scores;            // of two units, [key][32 queries], with r·v behind each
+  BFloat16Bits* rows;   // weights of two groups of keys, [key tile][query step], with slopes behind each
   BFloat16Bits* pairs;  // slopes, [query tile][key step]
-  T* query_terms;      // of two strips
+  T* query_terms;       // of two strips
 
   explicit CSQ_INLINE MatrixBackward(const MatrixDirectBackward<T>& of)
       : matrix(of), block(of.block), visible{block.queries, block.keys, block.band_start, block.diagonal} {
@@ -144,13 +110,13 @@ struct MatrixBackward {
     product.accumulate = false;
     return product;
   }
-  CSQ_INLINE void add_scores(Index group, Index strip, Index unit, ProductQueue& queue) const {
+  CSQ_INLINE void multiply_scores(Index group, Index strip, Index unit) const {
     if (stored) return;
     T* const to = scores_of(unit);
-    queue.add(score_product(matrix.key, matrix.query, block.key_dim, 2 * group, key_tiles(group), 2 * strip,
-                            query_tiles(strip), to, side));
-    queue.add(score_product(matrix.value, matrix.gradient, block.value_dim, 2 * group, key_tiles(group), 2 * strip,
-                            query_tiles(strip), to + unit_size, side));
+    multiply_tiles(score_product(matrix.key, matrix.query, block.key_dim, 2 * group, key_tiles(group), 2 * strip,
+                                 query_tiles(strip), to, side));
+    multiply_tiles(score_product(matrix.value, matrix.gradient, block.value_dim, 2 * group, key_tiles(group), 2 * strip,
+                                 query_tiles(strip), to + unit_size, side));
   }
 
   // gradient[j] += Σ_i factor_ij row_i for the keys of a group, columns of tiles [first, end).
@@ -174,16 +140,16 @@ struct MatrixBackward {
     return product;
   }
   // Part `index` of `parts` of ∂v and ∂k of a group.
-  CSQ_INLINE void add_key_products(Index group, Index index, Index parts, ProductQueue& queue) const {
+  CSQ_INLINE void multiply_key_rows(Index group, Index index, Index parts) const {
     const Range seen = strips_of(group);
     const BFloat16Bits* const weights = rows_of(group);
     const Index all_values = value_tiles(), all_dims = dim_tiles();
     const Index values = (all_values + 1) / 2, pairs_of_tiles = values + (all_dims + 1) / 2;
     const Index first = pairs_of_tiles * index / parts, end = pairs_of_tiles * (index + 1) / parts;
-    queue.add(key_product(group, seen, weights, matrix.gradient_pairs, all_values, block.value_gradient, 2 * first,
-                          least(2 * end, all_values)));
-    queue.add(key_product(group, seen, weights + slopes_behind, matrix.query_pairs, all_dims, block.key_gradient,
-                          first > values ? 2 * (first - values) : 0, least(2 * (end - values), all_dims)));
+    multiply_tiles(key_product(group, seen, weights, matrix.gradient_pairs, all_values, block.value_gradient, 2 * first,
+                               least(2 * end, all_values)));
+    multiply_tiles(key_product(group, seen, weights + slopes_behind, matrix.query_pairs, all_dims, block.key_gradient,
+                               first > values ? 2 * (first - values) : 0, least(2 * (end - values), all_dims)));
   }
 
   CSQ_INLINE TileProduct query_product(Index strip) const {
@@ -234,7 +200,6 @@ struct BackwardUnit {
   const T* scores;
   Vector<T>* slope_sums;  // of two columns of lanes
   Upcoming& upcoming;
-  ProductQueue& queue;
 
   // Weight void: they are there, made by the float kernels.
   template <bool Masked, class Weight>
@@ -302,7 +267,6 @@ struct BackwardUnit {
         store_bits(slope_pairs + c * steps * tile_numbers + pair * tile_depth, bits);
       }
       ask_for_next();
-      queue.tick();
     }
     slope_sums[0] += sum[0];
     slope_sums[1] += sum[1];
@@ -339,7 +303,8 @@ struct BackwardUnit {
   CSQ_INLINE void ask_for_next() const {
     constexpr std::uintptr_t line = 64, lines = 8;
     if (upcoming.at >= upcoming.end) return;
-    for (std::uintptr_t i = 0; i < lines; ++i) __builtin_prefetch(reinterpret_cast<const void*>(upcoming.at + i * line));
+    for (std::uintptr_t i = 0; i < lines; ++i)
+      __builtin_prefetch(reinterpret_cast<const void*>(upcoming.at + i * line));
     upcoming.advance(upcoming.at + lines * line);
   }
 };
@@ -350,12 +315,10 @@ __attribute__((noinline)) void store_backward_weights(const MatrixBackward<T>& a
   const DirectBackwardBlock<T>& block = all.block;
   constexpr Index stride = block_tokens<T>;
   const Index rows = tiles_of(block.keys), columns = tiles_of(block.queries);
-  MatrixBackward<T>::score_product(all.matrix.key, all.matrix.query, block.key_dim, 0, rows, 0, columns, block.weights,
-                                   stride)
-      .finish();
-  MatrixBackward<T>::score_product(all.matrix.value, all.matrix.gradient, block.value_dim, 0, rows, 0, columns,
-                                   block.slopes, stride)
-      .finish();
+  multiply_tiles(MatrixBackward<T>::score_product(all.matrix.key, all.matrix.query, block.key_dim, 0, rows, 0, columns,
+                                                  block.weights, stride));
+  multiply_tiles(MatrixBackward<T>::score_product(all.matrix.value, all.matrix.gradient, block.value_dim, 0, rows, 0,
+                                                  columns, block.slopes, stride));
   GateParts<T> gates(block.weight.kind != WeightKind::exponential);
   for (Index lane = 0; lane < block.queries; lane += lanes<T>) {
     const KeysOfColumn<T> seen(all.visible, lane);
@@ -400,7 +363,6 @@ void matrix_direct_backward(const MatrixDirectBackward<T>& matrix) {
   }
   const FlushesSubnormal flushes(true);
   const Tiles tiles;
-  ProductQueue queue;
   Upcoming upcoming = block.upcoming;
   if (all.stored) store_backward_weights<T>(all);
 
@@ -415,36 +377,29 @@ void matrix_direct_backward(const MatrixDirectBackward<T>& matrix) {
       if (all.sees(group, strip)) places[count++] = {group, strip};
   if (count == 0) return;
 
-  queue.start(1);
-  all.add_scores(places[0].group, places[0].strip, 0, queue);
-  queue.finish();
+  all.multiply_scores(places[0].group, places[0].strip, 0);
   for (Index unit = 0, first = 0; unit < count; ++unit) {
     const auto [group, strip] = places[unit];
     if (unit > 0 && places[unit - 1].group != group) first = unit;  // of the group
     Index end = unit + 1;
     while (end < count && places[end].group == group) ++end;
-    queue.start(tile_side);
-    if (unit + 1 < count) all.add_scores(places[unit + 1].group, places[unit + 1].strip, unit + 1, queue);
-    if (first > 0) all.add_key_products(places[first - 1].group, unit - first, end - first, queue);
-    const BackwardUnit<T> work{all,      group, strip, all.scores_of(unit), slope_sums + 2 * strip,
-                               upcoming, queue};
+    if (unit + 1 < count) all.multiply_scores(places[unit + 1].group, places[unit + 1].strip, unit + 1);
+    if (first > 0) all.multiply_key_rows(places[first - 1].group, unit - first, end - first);
+    const BackwardUnit<T> work{all, group, strip, all.scores_of(unit), slope_sums + 2 * strip, upcoming};
     if (all.stored)
       work.template weigh<true, void>();
     else
       visit_weight<T>(block.weight.kind, work);
-    queue.finish();
   }
   if (!all.stored && block.slope_sum != nullptr)
     for (Index query = 0; query < block.queries; ++query)
       *block.slope_sum += static_cast<double>(slope_sums[query / lanes<T>][query % lanes<T>]);
 
-  queue.start(1);
-  all.add_key_products(places[count - 1].group, 0, 1, queue);
-  queue.finish();
+  all.multiply_key_rows(places[count - 1].group, 0, 1);
   for (Index strip = 0; strip < all.strips(); ++strip) {
-    TileProduct product = all.query_product(strip);
+    const TileProduct product = all.query_product(strip);
     if (product.depth == 0) continue;
-    product.finish();
+    multiply_tiles(product);
     all.add_query_term(strip);
   }
 }
