@@ -384,9 +384,10 @@ struct Placed {
     if (problem.bias.batch == 0) return options;
     const Tensor& b = problem.bias;
     const auto step = [](Index size, Index stride) { return size == 1 ? 0 : stride; };
-    const csq::Heads<const Computed<T>> view(bias.data(), {problem.q.batch, problem.q.heads, problem.q.tokens, problem.k.tokens},
-                                   {step(b.batch, b.heads * b.tokens * b.dim), step(b.heads, b.tokens * b.dim),
-                                    step(b.tokens, b.dim), step(b.dim, 1)});
+    const csq::Heads<const Computed<T>> view(bias.data(),
+                                             {problem.q.batch, problem.q.heads, problem.q.tokens, problem.k.tokens},
+                                             {step(b.batch, b.heads * b.tokens * b.dim),
+                                              step(b.heads, b.tokens * b.dim), step(b.tokens, b.dim), step(b.dim, 1)});
     options.bias = view;
     return options;
   }

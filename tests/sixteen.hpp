@@ -1,5 +1,5 @@
-// What the tests of 16-bit arrays share: the two formats by their definition, in integers and doubles, and the same call
-// in 16 bits and in float.
+// What the tests of 16-bit arrays share: the two formats by their definition, in integers and doubles, and the same
+// call in 16 bits and in float.
 #pragma once
 
 #include <array>
@@ -15,7 +15,8 @@
 
 namespace sixteen {
 
-// Numbers are n·2^(e − mantissa), 2^mantissa ≤ n < 2^(mantissa + 1) and lowest ≤ e ≤ highest, or e = lowest and smaller n.
+// Numbers are n·2^(e − mantissa), 2^mantissa ≤ n < 2^(mantissa + 1) and lowest ≤ e ≤ highest, or e = lowest and smaller
+// n.
 template <class Element>
 struct Format;
 template <>
@@ -30,8 +31,8 @@ struct Format<Eigen::half> {
 };
 
 template <class Element>
-inline constexpr std::uint32_t infinity_bits = static_cast<std::uint32_t>(
-    (Format<Element>::highest - Format<Element>::lowest + 2) << Format<Element>::mantissa);
+inline constexpr std::uint32_t infinity_bits =
+    static_cast<std::uint32_t>((Format<Element>::highest - Format<Element>::lowest + 2) << Format<Element>::mantissa);
 
 template <class Element>
 Element from_bits(std::uint32_t bits) {
@@ -125,8 +126,8 @@ void for_both_types(const Visit& visit) {
   visit.template operator()<Eigen::half>();
 }
 
-// Whether this kernel set multiplies the 16-bit numbers themselves, which rounds weights and features too; otherwise all
-// arithmetic is that of float arrays, to the bit.
+// Whether this kernel set multiplies the 16-bit numbers themselves, which rounds weights and features too; otherwise
+// all arithmetic is that of float arrays, to the bit.
 inline bool matrix_unit_in_use() { return false; }
 
 // ‖x − reference‖/‖reference‖ of an output, of a gradient.

@@ -59,7 +59,6 @@ std::vector<csq::Method> methods_of(const NamedMechanism<M>& named, const Proble
   return methods(named.factored && p.window == 0 && (p.log_gate.batch == 0 || p.log_gate.heads == p.k.heads));
 }
 
-
 Tensor random_gates(Random& random, const Problem& p, Index heads, double size) {
   Tensor gates = random_tensor(random, p.k.batch, heads, p.k.tokens, 1, p.k_layout);
   for (double& gate : gates.values) gate = -std::abs(std::round(gate * size * 4096) / 4096);
@@ -71,8 +70,8 @@ template <class M>
 Problem random_call(Random& random, const NamedMechanism<M>& named, const Sizes& s) {
   Problem p;
   p.causal = random.coin();
-  p.centering = random.pick<Centering>({Centering::automatic, Centering::none, Centering::sequence, Centering::prefix,
-                                        Centering::prefix_exclusive});
+  p.centering = random.pick<Centering>(
+      {Centering::automatic, Centering::none, Centering::sequence, Centering::prefix, Centering::prefix_exclusive});
   for (Layout* layout : {&p.q_layout, &p.k_layout, &p.v_layout})
     *layout = random.coin() ? random.pick(input_layouts) : Layout::contiguous;
   p.output_layout = random.pick(output_layouts);
@@ -98,8 +97,8 @@ Problem random_call(Random& random, const NamedMechanism<M>& named, const Sizes&
     for (Index h = 0, has = random.integer(0, 1); h < s.heads && has == 0; ++h) p.sink.push_back(random.normal());
     if (random.coin()) p.soft_cap = random.pick<double>({0.75, 3});
     if (random.coin()) {
-      p.bias = random_tensor(random, random.coin() ? 1 : s.batch, random.coin() ? 1 : s.heads, random.coin() ? 1 : s.n,
-                             s.m);
+      p.bias =
+          random_tensor(random, random.coin() ? 1 : s.batch, random.coin() ? 1 : s.heads, random.coin() ? 1 : s.n, s.m);
       for (double& bias : p.bias.values)
         if (random.integer(0, 6) == 0) bias = -infinity;
     }
@@ -109,8 +108,8 @@ Problem random_call(Random& random, const NamedMechanism<M>& named, const Sizes&
 
 Sizes random_sizes(Random& random, Index least_queries, Index most_queries, Index least_keys, Index most_keys,
                    Index widest) {
-  Sizes s{random.integer(least_queries, most_queries), random.integer(least_keys, most_keys),
-          random.integer(1, widest), random.integer(1, widest)};
+  Sizes s{random.integer(least_queries, most_queries), random.integer(least_keys, most_keys), random.integer(1, widest),
+          random.integer(1, widest)};
   s.batch = random.integer(1, 2);
   s.kv_heads = random.integer(1, 2);
   s.heads = s.kv_heads * random.integer(1, 3);
@@ -275,8 +274,8 @@ TEST_CASE("sixteen: gradients against differences of the plain loops") {
         const auto of = [&](Tensor Problem::*tensor) {
           std::vector<double> result;
           for (std::size_t i = 0; i < (p.*tensor).values.size(); ++i)
-            result.push_back(difference_quotient(
-                named, p, [&](Problem& moved, double by) { (moved.*tensor).values[i] += by; }));
+            result.push_back(
+                difference_quotient(named, p, [&](Problem& moved, double by) { (moved.*tensor).values[i] += by; }));
           return result;
         };
         for (const csq::Method method : methods_of(named, p)) {
@@ -337,8 +336,7 @@ TEST_CASE("sixteen: NaN and infinity reach the rows that see them, and no other"
                 INFO(named.name << " in " << type_name<Element>() << ", " << n << " tokens, " << name_of(method)
                                 << ", centring " << int(centering) << ", " << bad << (in_key ? " in k" : " in v"));
                 Pair<Element> pair(poisoned);
-                const Outputs<Element> result =
-                    pair.check_forward(named.mechanism, {method, n > 40 ? 16 : 0});
+                const Outputs<Element> result = pair.check_forward(named.mechanism, {method, n > 40 ? 16 : 0});
                 bool rows_before_are_clean = true, rows_that_see_it_are_not_finite = true;
                 for (Index i = 0; i < n; ++i) {
                   const Element* row = result.output.data() + i * 5;
@@ -379,12 +377,12 @@ TEST_CASE("sixteen: every number passes through, subnormal ones, the largest, -0
     // And through backward: ∂L/∂v of one key is ∂L/∂o.
     const std::vector<Element> zero(tokens * dim, rounded<Element>(0));
     std::vector<Element> zeros = zero;
-    csq::attention_backward(csq::Softmax{}, rows, rows, csq::Heads<Element>(zeros.data(), {1, tokens, 1, dim}),
-                            csq::Heads<Element>(zeros.data(), {1, tokens, 1, dim}),
-                            csq::Heads<float>(normalizer.data(), {1, tokens, 1, 1}), v,
-                            csq::Gradients<Element>{{dq.data(), {1, tokens, 1, 4}},
-                                                    {dk.data(), {1, tokens, 1, 4}},
-                                                    {dv.data(), {1, tokens, 1, dim}}});
+    csq::attention_backward(
+        csq::Softmax{}, rows, rows, csq::Heads<Element>(zeros.data(), {1, tokens, 1, dim}),
+        csq::Heads<Element>(zeros.data(), {1, tokens, 1, dim}), csq::Heads<float>(normalizer.data(), {1, tokens, 1, 1}),
+        v,
+        csq::Gradients<Element>{
+            {dq.data(), {1, tokens, 1, 4}}, {dk.data(), {1, tokens, 1, 4}}, {dv.data(), {1, tokens, 1, dim}}});
     wrong = 0;
     for (std::size_t i = 0; i < dv.size(); ++i) {
       const double value = sixteen::value_of(values[i]);
@@ -535,7 +533,10 @@ TEST_CASE("sixteen: packed sequences are the sequences apart") {
           for (const int threads : {1, 3}) {
             PackedStep<Element> packed(queries.back(), keys.back());
             packed.run(named.mechanism, 0, queries.back(), 0, keys.back(),
-                       {.causal = causal, .query_offsets = queries, .key_offsets = keys, .method = method,
+                       {.causal = causal,
+                        .query_offsets = queries,
+                        .key_offsets = keys,
+                        .method = method,
                         .threads = threads});
             CHECK(same_bits(packed.out.values, apart.out.values));
             CHECK(same_bits(packed.normalizer.values, apart.normalizer.values));
@@ -617,7 +618,8 @@ Penalties<T> penalties(const Problem& p, double start, int threads = 1) {
   Penalties<T> result;
   with_options(p, {csq::Method::automatic, 0, threads}, [&](const csq::Options& options) {
     result.exact = csq::bound_penalty(queries, keys, gradients[0].view, gradients[1].view, 1, -1.5, options);
-    result.sampled = csq::sampled_bound_penalty(queries, keys, gradients[2].view, gradients[3].view, 3, 7, 1, 2, options);
+    result.sampled =
+        csq::sampled_bound_penalty(queries, keys, gradients[2].view, gradients[3].view, 3, 7, 1, 2, options);
     if (p.q.tokens >= p.k.tokens) result.rank = csq::rank_penalty(queries, gradients[4].view, 1e-3, 0.5, options);
   });
   for (std::size_t i = 0; i < 5; ++i) {

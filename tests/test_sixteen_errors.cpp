@@ -224,13 +224,9 @@ TEST_CASE("sixteen: arrays of different element sizes share memory exactly where
     Index before = 0, behind = 0;
     for (std::size_t axis = 0; axis < 4; ++axis)
       (view.stride[axis] < 0 ? before : behind) += (view.shape[axis] - 1) * view.stride[axis];
-    return Footprint{"array",
-                     base,
-                     base - std::uintptr_t(-before * size),
-                     base + std::uintptr_t((behind + 1) * size),
-                     size,
-                     view.shape,
-                     view.stride};
+    return Footprint{
+        "array",    base,       base - std::uintptr_t(-before * size), base + std::uintptr_t((behind + 1) * size), size,
+        view.shape, view.stride};
   };
   int sharing = 0, wrong = 0;
   constexpr int draws = 30000;
@@ -303,8 +299,8 @@ TEST_CASE("sixteen: interleaved 16-bit inputs and outputs, and arrays that are t
       return Heads<Element>(memory.data() + 1 + which * heads * d, {1, heads, n, d}, {n * row, d, row, 1});
     };
     for (const csq::Method method : {csq::Method::direct, csq::Method::factored}) {
-      csq::attention(csq::Csq{}, part(apart, 0), part(apart, 1), part(apart, 2), Heads<Element>(out.data(), {1, heads, n, d}),
-                     {.method = method});
+      csq::attention(csq::Csq{}, part(apart, 0), part(apart, 1), part(apart, 2),
+                     Heads<Element>(out.data(), {1, heads, n, d}), {.method = method});
       csq::attention(csq::Csq{}, part(together, 0), part(together, 1), part(together, 2), part(together, 3),
                      {.method = method});
       bool same = true;
@@ -402,10 +398,10 @@ TEST_CASE("sixteen: Eigen's matrices, read and written") {
     Matrix dq(n, d), dk(m, d), dv_matrix(m, dv), heads_dq(n, d);
     csq::attention_backward(csq::Taylor{}, q, k, v, out, normalizer, dout,
                             {csq::heads_of(dq), csq::heads_of(dk), csq::heads_of(dv_matrix)});
-    csq::attention_backward(csq::Taylor{}, csq::heads_of(q), csq::heads_of(k), csq::heads_of(v), csq::heads_of(out),
-                            csq::heads_of(normalizer), csq::heads_of(dout),
-                            csq::Gradients<Element>{csq::heads_of(heads_dq), csq::heads_of(dk),
-                                                    csq::heads_of(dv_matrix)});
+    csq::attention_backward(
+        csq::Taylor{}, csq::heads_of(q), csq::heads_of(k), csq::heads_of(v), csq::heads_of(out),
+        csq::heads_of(normalizer), csq::heads_of(dout),
+        csq::Gradients<Element>{csq::heads_of(heads_dq), csq::heads_of(dk), csq::heads_of(dv_matrix)});
     CHECK(same(dq, heads_dq));
 
     // An error leaves a matrix of another size what it was.

@@ -52,10 +52,9 @@ std::size_t wrongly_stored(const Storage<float>& storage, const std::vector<floa
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     const std::uint32_t bits = sixteen::bits_of(stored[i]);
     const std::uint32_t quiet = std::uint32_t{1} << (Format<Element>::mantissa - 1);
-    const bool right = std::isnan(numbers[i])
-                           ? sixteen::is_nan(stored[i]) && (bits & quiet) != 0 &&
-                                 (bits & 0x8000) == (bits_of_float(numbers[i]) >> 16 & 0x8000)
-                           : bits == sixteen::bits_of(rounded<Element>(double(numbers[i])));
+    const bool right = std::isnan(numbers[i]) ? sixteen::is_nan(stored[i]) && (bits & quiet) != 0 &&
+                                                    (bits & 0x8000) == (bits_of_float(numbers[i]) >> 16 & 0x8000)
+                                              : bits == sixteen::bits_of(rounded<Element>(double(numbers[i])));
     if (right) continue;
     if (++wrong == 1) UNSCOPED_INFO("the first: " << numbers[i] << " as " << bits);
   }
@@ -135,13 +134,14 @@ TEST_CASE("sixteen: any float to 16 bits") {
   for (int i = 0; i < 1 << 20; ++i) any.push_back(float_of_bits(std::uint32_t(random.bits())));
   for (int i = 0; i < 1 << 18; ++i) near_one.push_back(float(random.normal() * random.uniform()));
   // What half has as subnormal numbers or none, and what bfloat16 and float have.
-  for (int i = 0; i < 1 << 18; ++i) small.push_back(float(std::ldexp(random.uniform() - 0.5, int(random.integer(-30, -12)))));
+  for (int i = 0; i < 1 << 18; ++i)
+    small.push_back(float(std::ldexp(random.uniform() - 0.5, int(random.integer(-30, -12)))));
   for (int i = 0; i < 1 << 16; ++i) small.push_back(float_of_bits(std::uint32_t(random.bits()) & 0x80ffffff));
   for (const std::uint32_t bits :
-       {0x00000000u, 0x80000000u, 0x00000001u, 0x807fffffu, 0x7f7fffffu, 0xff7fffffu, 0x7f800000u, 0xff800000u,
-        0x7fc00000u, 0xffc00000u, 0x7f800001u, 0xff800001u, 0x7fffffffu, 0xffffffffu, 0x7f808000u, 0x7fbfffffu,
-        0x7f7f8000u, 0x7f7f7fffu, 0x477fe000u, 0x477fefffu, 0x477ff000u, 0x477ff001u, 0x33000000u, 0x33000001u,
-        0x387fffffu, 0x38800000u, 0x387fe000u, 0x387ff000u})
+       {0x00000000u, 0x80000000u, 0x00000001u, 0x807fffffu, 0x7f7fffffu, 0xff7fffffu, 0x7f800000u,
+        0xff800000u, 0x7fc00000u, 0xffc00000u, 0x7f800001u, 0xff800001u, 0x7fffffffu, 0xffffffffu,
+        0x7f808000u, 0x7fbfffffu, 0x7f7f8000u, 0x7f7f7fffu, 0x477fe000u, 0x477fefffu, 0x477ff000u,
+        0x477ff001u, 0x33000000u, 0x33000001u, 0x387fffffu, 0x38800000u, 0x387fe000u, 0x387ff000u})
     special.push_back(float_of_bits(bits));
   for_each_conversion([&]<class Element>(const Storage<float>& storage) {
     CHECK(wrongly_stored<Element>(storage, any) == 0);
