@@ -7,7 +7,8 @@ if(CSQ_SANITIZE STREQUAL "thread")
 else()
   set(names
     agreement allocation_failure backward_errors backward_golden backward_kernels edge_cases errors golden kept_summary
-    kernels packed partials penalties stream summary summary_threads user_mechanism workspace adjustments
+    kernels packed partials penalties sixteen sixteen_errors sixteen_kernels stream summary summary_threads
+    user_mechanism workspace adjustments
   )
 endif()
 

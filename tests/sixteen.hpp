@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "catch.hpp"
 #include "problem.hpp"
 
 namespace sixteen {
@@ -114,11 +113,6 @@ Problem rounded(Problem p) {
   return p;
 }
 
-template <class Element>
-std::vector<double> doubles(const std::vector<Element>& x) {
-  return {x.begin(), x.end()};
-}
-
 // visit.template operator()<Element>() for both.
 template <class Visit>
 void for_both_types(const Visit& visit) {
@@ -126,6 +120,7 @@ void for_both_types(const Visit& visit) {
   visit.template operator()<Eigen::half>();
 }
 
+<<<<<<< HEAD
 // Whether this kernel set multiplies the 16-bit numbers themselves, which rounds weights and features too; otherwise
 // all arithmetic is that of float arrays, to the bit.
 inline bool matrix_unit_in_use() {
@@ -202,4 +197,6 @@ struct Pair {
   }
 };
 
+=======
+>>>>>>> sixteen
 }  // namespace sixteen

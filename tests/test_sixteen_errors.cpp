@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "catch.hpp"
-#include "sixteen.hpp"
+#include "sixteen_pair.hpp"
 
 namespace {
 

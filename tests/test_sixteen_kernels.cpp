@@ -25,7 +25,7 @@ void for_each_conversion(const Check& check) {
     if (!csq::detail::simd::processor_has(target)) continue;
     sixteen::for_both_types([&]<class Element>() {
       INFO(Targets::names[target] << ", " << Format<Element>::name);
-      const Storage<float>& storage = *Targets::storage<Element>[target];
+      const Storage<float>& storage = *Targets::storage<Element>[target]();
       CHECK(storage.bytes == 2);
       check.template operator()<Element>(storage);
     });

@@ -1,10 +1,11 @@
 // A libFuzzer target: bytes → a call with any shapes, strides, options and data, special numbers included. Both methods
-// agree with the plain loops of reference.hpp, forward, and with each other, backward; nothing but the outputs is
-// written, and a refused call is refused with std::invalid_argument. CSQ_SIMD chooses the set of kernels.
+// agree with the plain loops of reference.hpp, forward, and with each other, backward; on arrays of 16 bits, with
+// float. Nothing but the outputs is written, and a refused call is refused with std::invalid_argument. CSQ_SIMD chooses
+// the set of kernels.
 #include <cstdio>
 #include <cstdlib>
 
-#include "../problem.hpp"
+#include "../sixteen.hpp"
 
 namespace {
 
@@ -137,7 +138,7 @@ void compare(const Problem& p, const char* name, const reference::Result& expect
 }
 
 template <class T, class M>
-void run(const NamedMechanism<M>& named, const Problem& p, Index chunk, int threads) {
+requires(sizeof(T) > 2) void run(const NamedMechanism<M>& named, const Problem& p, Index chunk, int threads) {
   std::optional<reference::Result> expected;
   std::optional<GradientOutputs<T>> direct;
   double worst_condition = 0;
@@ -177,6 +178,34 @@ void run(const NamedMechanism<M>& named, const Problem& p, Index chunk, int thre
   }
 }
 
+// 16 bits: what float calls on the same numbers write, rounded once.
+template <class T, class M>
+requires(sizeof(T) == 2) void run(const NamedMechanism<M>& named, const Problem& drawn, Index chunk, int threads) {
+  const Problem p = sixteen::rounded<T>(drawn);
+  Problem contiguous = p;  // 16 bits are written from contiguous rows, which are divided otherwise than others
+  contiguous.output_layout = Layout::contiguous;
+  const bool direct_only = p.window > 0 || (p.log_gate.batch > 0 && p.log_gate.heads != p.k.heads);
+  for (const csq::Method method : methods(named.factored && !direct_only)) {
+    const Run run{method, chunk, threads};
+    PlacedBackward<T> placed(p);
+    Outputs<T> result;
+    try {
+      result = placed.attend(named.mechanism, run);
+    } catch (const std::invalid_argument&) {
+      if (!placed.output.outside_untouched()) report(p, named.name, "an error has written");
+      return;
+    }
+    const Outputs<float> expected = attend<float>(named.mechanism, contiguous, run);
+    if (!result.outside_untouched) report(p, named.name, "something else was written");
+    if (!sixteen::are_roundings_of(result.output, expected.output)) report(p, named.name, "output");
+    for (std::size_t row = 0; row < expected.statistic.size(); ++row)
+      if (!std::isnan(expected.statistic[row]) && result.statistic[row] != expected.statistic[row])
+        report(p, named.name, "normaliser");
+    if (!placed.backward(named.mechanism, run).outside_untouched)
+      report(p, named.name, "backward has written something else");
+  }
+}
+
 template <class T>
 void run_mechanism(Index mechanism, const Problem& p, Index chunk, int threads) {
   Index at = 0;
@@ -193,12 +222,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Bytes bytes(data, size);
   const Index mechanism = bytes.below(4), chunk = bytes.pick<Index>({0, 1, 7, 16});
   const int threads = int(1 + bytes.below(2));
-  const bool is_float = bytes.coin();
+  const Index type = bytes.below(4);
   Problem p = read_problem(bytes);
   if (mechanism == 2) p.scale.reset();  // Linear has none
-  if (is_float)
-    run_mechanism<float>(mechanism, p, chunk, threads);
-  else
-    run_mechanism<double>(mechanism, p, chunk, threads);
+  if (type == 0) run_mechanism<double>(mechanism, p, chunk, threads);
+  if (type == 1) run_mechanism<float>(mechanism, p, chunk, threads);
+  if (type == 2) run_mechanism<Eigen::bfloat16>(mechanism, p, chunk, threads);
+  if (type == 3) run_mechanism<Eigen::half>(mechanism, p, chunk, threads);
   return 0;
 }
