@@ -15,7 +15,10 @@ std::vector<double> doubles(const std::vector<Element>& x) {
 
 // Whether this kernel set multiplies the 16-bit numbers themselves, which rounds weights and features too; otherwise
 // all arithmetic is that of float arrays, to the bit.
-inline bool matrix_unit_in_use() { return false; }
+inline bool matrix_unit_in_use() {
+  static const bool in_use = csq::detail::simd::storage_of<Eigen::bfloat16>()->matrix != nullptr;
+  return in_use;
+}
 
 // ‖x − reference‖/‖reference‖ of an output, of a gradient.
 inline double output_tolerance() { return matrix_unit_in_use() ? 2e-2 : 8e-3; }

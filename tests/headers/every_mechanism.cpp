@@ -1,12 +1,6 @@
 // Everything that csq offers, instantiated, so that a user's strict warnings see all of its templates: forward and
-<<<<<<< HEAD
 // backward of every mechanism in float, double and 16 bits, on heads and on Eigen's matrices, penalties, costs and
 // memory. Compiled, not run.
-=======
-// backward of every mechanism in float and double, on heads and on Eigen's matrices, penalties, costs and memory; what
-// there is in 16 bits.
-// Compiled, not run.
->>>>>>> sixteen
 #include <csq/csq.hpp>
 
 namespace {
@@ -61,23 +55,6 @@ void attend(const Mechanism& mechanism) {
 }
 
 template <class T>
-void attend_in_sixteen_bits() {
-  csq::Matrix<T> q(4, 3), k(4, 3), v(4, 3), out(4, 3), dq(4, 3), dk(4, 3), dv(4, 3);
-  csq::Matrix<float> normalizer;
-  out = csq::attention(csq::Csq{}, q, k, v);
-  csq::attention(csq::Csq{}, q, k, v, out, {.causal = true});
-  csq::attention(csq::Csq{}, q, k, v, out, normalizer, {.causal = true});
-  csq::attention_backward(csq::Csq{}, q, k, v, out, normalizer, out,
-                          {csq::heads_of(dq), csq::heads_of(dk), csq::heads_of(dv)});
-  csq::bound_penalty(csq::heads_of(q), csq::heads_of(k), csq::heads_of(dq), csq::heads_of(dk));
-  csq::sampled_bound_penalty(csq::heads_of(q), csq::heads_of(k), csq::heads_of(dq), csq::heads_of(dk), 2, 1);
-  csq::rank_penalty(csq::heads_of(q), csq::heads_of(dq));
-  const csq::Shape shape{.queries = 4, .keys = 4, .key_dim = 3, .value_dim = 3};
-  csq::workspace_bytes<T>(csq::Csq{}, shape);
-  csq::backward_workspace_bytes<T>(csq::Csq{}, shape);
-}
-
-template <class T>
 void penalize() {
   const csq::Matrix<T> q = csq::Matrix<T>::Random(4, 3), k = q;
   csq::Matrix<T> dq = q, dk = q;
@@ -105,14 +82,9 @@ void use_everything() {
 int main() {
   use_everything<float>();
   use_everything<double>();
-<<<<<<< HEAD
   use_everything<Eigen::bfloat16>();
   attend<Eigen::half>(csq::Csq{});
   penalize<Eigen::half>();
-=======
-  attend_in_sixteen_bits<Eigen::bfloat16>();
-  attend_in_sixteen_bits<Eigen::half>();
->>>>>>> sixteen
   csq::choose_method({.queries = 4, .keys = 4, .key_dim = 3, .value_dim = 3});
   csq::predicted_crossover(3, 3);
   csq::build_info();
