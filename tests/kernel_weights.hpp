@@ -6,8 +6,7 @@
 #include <vector>
 
 #include "csq/detail/simd/kernel_set.hpp"
-
-using Real = long double;
+#include "real.hpp"
 
 // w(s) and w'(s); for the exponential s is in units of ln 2, relative to the log-normaliser, and w' is w.
 struct PlainWeight {

@@ -16,10 +16,12 @@
 #include <optional>
 #include <vector>
 
+#include "real.hpp"
+
 namespace reference {
 
 using Index = std::int64_t;
-using Real = long double;
+using ::Real;
 
 // [batch, heads, tokens, dim], contiguous.
 struct Tensor {

@@ -294,20 +294,20 @@ TEST_CASE("pull_back") {
             for (Index a = 0; map.pairs && a < dim; ++a)
               for (Index b = a; b < dim; ++b)
                 visit([&](Real p, Real p_size) {
-                  const Real coefficient = a == b ? 0.75L : 1.5L;
+                  const Real coefficient = a == b ? 0.75 : 1.5;
                   pull(a, coefficient * x(t, b), p, p_size);
                   pull(b, coefficient * x(t, a), p, p_size);
                 });
             for (Index a = 0; map.linear && a < dim; ++a)
               visit([&](Real p, Real p_size) {
                 pull(a, -2, p, p_size);
-                shift_sum += 1.5L * x(t, a) * p;
-                shift_size += std::abs(1.5L * x(t, a)) * p_size;
+                shift_sum += Real(1.5) * x(t, a) * p;
+                shift_size += std::abs(Real(1.5) * x(t, a)) * p_size;
               });
             if (map.constant)
               visit([&](Real p, Real p_size) {
-                shift_sum += 0.375L * p;
-                shift_size += 0.375L * p_size;
+                shift_sum += Real(0.375) * p;
+                shift_size += Real(0.375) * p_size;
               });
             for (Index a = 0; a < dim; ++a) {
               const Real before = gradient_before[a * size + t];

@@ -489,7 +489,7 @@ TEST_CASE("outputs interleaved with inputs and each other are legal") {
 
 TEST_CASE("strides of axes of size 1 mean nothing, and empty views may have no memory") {
   std::vector<float> memory(64, 0.5f), out(64, -77.25f);
-  for (const Index stride : {INT64_MIN, INT64_MAX, Index{-1}, Index{0}}) {
+  for (const Index stride : {Index{INT64_MIN}, Index{INT64_MAX}, Index{-1}, Index{0}}) {
     INFO(stride);
     const csq::Heads<float> q(memory.data(), {1, 1, 1, 4}, {stride, stride, stride, 1});
     const csq::Heads<float> k(memory.data(), {1, 1, 5, 4}, {stride, stride, 4, 1});

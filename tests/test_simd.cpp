@@ -12,6 +12,9 @@ namespace {
 
 bool processor_has(const std::string& set) {
   if (set == "portable") return true;
+#if defined(__aarch64__)
+  if (set == "neon") return true;
+#endif
 #if defined(__x86_64__)
   if (set == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (set == "avx512")
@@ -40,10 +43,10 @@ TEST_CASE("the instruction set is one that the processor has, and the one that C
   const std::string used = csq::simd_name();
   const auto names = csq::simd_names();
   CHECK(std::find(names.begin(), names.end(), used) != names.end());
-  for (const std::string set : {"portable", "avx2", "avx512"})
+  for (const std::string set : {"portable", "neon", "avx2", "avx512"})
     CHECK((std::find(names.begin(), names.end(), set) != names.end()) == processor_has(set));
   if (const char* wanted = std::getenv("CSQ_SIMD"); wanted != nullptr && processor_has(wanted)) CHECK(used == wanted);
-  if (std::getenv("CSQ_SIMD") == nullptr && processor_has("avx2")) CHECK(used != "portable");
+  if (std::getenv("CSQ_SIMD") == nullptr && (processor_has("avx2") || processor_has("neon"))) CHECK(used != "portable");
 }
 
 TEST_CASE("build_info names the version and the instruction set") {

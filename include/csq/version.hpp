@@ -13,7 +13,7 @@ inline constexpr int version_major = CSQ_VERSION_MAJOR;
 inline constexpr int version_minor = CSQ_VERSION_MINOR;
 inline constexpr int version_patch = CSQ_VERSION_PATCH;
 
-/// The set of kernels in use: "avx512", "avx2", "portable".
+/// The set of kernels in use: "avx512", "avx2", "neon", "portable".
 inline const char* simd_name() { return detail::simd::Targets::names[detail::simd::chosen_target()]; }
 
 /// The sets of kernels that this processor has, best first: what CSQ_SIMD may name.

@@ -10,6 +10,7 @@
 #include "csq/detail/base/check.hpp"
 #include "csq/detail/simd/target/avx2.hpp"
 #include "csq/detail/simd/target/avx512_amx.hpp"
+#include "csq/detail/simd/target/neon.hpp"
 #include "csq/detail/simd/target/portable.hpp"
 
 namespace CSQ_CODE::detail::simd {
@@ -33,6 +34,8 @@ struct TargetList {
 using Targets = TargetList<
 #if defined(__x86_64__)
     avx512_amx::Target, avx512::Target, avx2::Target,
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+    neon::Target,
 #endif
     portable::Target>;
 
