@@ -11,6 +11,7 @@ list(REMOVE_ITEM names
   attend attend_arrays attend_outputs replace_files # start programs
   npy # of the examples, no kernel
   memory # the process's memory is mostly the emulator's
+  matrix_kernels matrix_backward_kernels matrix_engines matrix_permission # of a unit that Arm does not have
   long_sequences # 200,000 tokens
   resources allocation_failure # repeat a call for each of its allocations
   # Repeat calls for many numbers of threads, whose stores the emulator shows each other in this machine's order, not in
