@@ -440,12 +440,12 @@ TEST_CASE("sixteen: what is too large for the type becomes infinity, and what is
 
 TEST_CASE("sixteen: a call takes the scratch that is told") {
   const csq::Csq mechanism;
-  for (const auto& [n, m] : {std::pair<Index, Index>{6, 6}, {3, 500}, {400, 400}})
+  for (const Sizes& s : {Sizes{6, 6, 16, 16}, Sizes{3, 500, 16, 16}, Sizes{400, 400, 16, 16}})
     for (const csq::Method method : {csq::Method::direct, csq::Method::factored})
       for_both_types([&]<class Element>() {
         Random random(1610);
-        const Problem p = rounded<Element>(Problem::random_backward(random, {n, m, 16, 16}));
-        const csq::Shape shape{.queries = n, .keys = m, .key_dim = 16, .value_dim = 16};
+        const Problem p = rounded<Element>(Problem::random_backward(random, s));
+        const csq::Shape shape{.queries = s.n, .keys = s.m, .key_dim = 16, .value_dim = 16};
         const csq::Options options{.method = method, .threads = 1};
         csq::Workspace forward, backward;
         PlacedBackward<Element> placed(p);
