@@ -1,4 +1,5 @@
-// A CSV file that appears only when it is complete: rows go to FILE.tmp, which finish() renames to FILE.
+// A CSV file that appears only when it is complete: rows go to FILE.tmp, which finish() renames to FILE. With
+// Keep::rows they go to FILE itself, each as soon as it is there, and stay when the program is cut.
 //
 //   paper::CsvFile csv(path, "program,seed,accuracy");     // an empty path writes nothing
 //   csv.row("kv_retrieval", 1, 0.97);                      // numbers as %.9g
@@ -17,7 +18,10 @@ namespace paper {
 
 class CsvFile {
  public:
-  CsvFile(const std::string& path, std::string_view header) : path_(path), temporary_(path + ".tmp") {
+  enum class Keep { whole, rows };
+
+  CsvFile(const std::string& path, std::string_view header, Keep keep = Keep::whole)
+      : path_(path), keep_(keep), temporary_(keep == Keep::whole ? path + ".tmp" : path) {
     if (path_.empty()) return;
     file_ = std::fopen(temporary_.c_str(), "w");
     if (file_ == nullptr) throw std::runtime_error(path_ + ": cannot be written");
@@ -28,7 +32,7 @@ class CsvFile {
   ~CsvFile() {
     if (file_ == nullptr) return;
     std::fclose(file_);
-    std::remove(temporary_.c_str());
+    if (keep_ == Keep::whole) std::remove(temporary_.c_str());
   }
 
   template <class... Cells>
@@ -42,10 +46,11 @@ class CsvFile {
 
   void finish() {
     if (file_ == nullptr) return;
-    const bool written = std::fclose(file_) == 0 && std::rename(temporary_.c_str(), path_.c_str()) == 0;
+    const bool written =
+        std::fclose(file_) == 0 && (keep_ == Keep::rows || std::rename(temporary_.c_str(), path_.c_str()) == 0);
     file_ = nullptr;
     if (written) return;
-    std::remove(temporary_.c_str());
+    if (keep_ == Keep::whole) std::remove(temporary_.c_str());
     throw std::runtime_error(path_ + ": cannot be written whole");
   }
 
@@ -68,7 +73,9 @@ class CsvFile {
       throw std::runtime_error(path_ + ": cannot be written whole");
   }
 
-  std::string path_, temporary_;
+  std::string path_;
+  Keep keep_;
+  std::string temporary_;
   std::FILE* file_ = nullptr;
 };
 

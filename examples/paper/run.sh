@@ -179,6 +179,10 @@ run_job() {
   child=$!
   status=0
   wait "$child" || status=$?
+  if [ "$program" = cost ] && [ -e "$state/$name.csv" ]; then
+    # PyTorch's times beside ours in bfloat16; without PyTorch it adds none, and says so.
+    python3 "$here/torch_softmax.py" "$state/$name.csv" >>"$state/logs/$name" 2>&1 || status=$?
+  fi
   if [ -e "$state/$name.csv" ]; then
     { cat "$state/origin" "$state/$name.csv"; } >"$results/$name.csv.tmp"
     mv "$results/$name.csv.tmp" "$results/$name.csv"
@@ -225,6 +229,7 @@ if [ "$quick" = true ]; then
   for program in theorems real_heads cost kv_retrieval capacity kernel_swap depth language; do
     echo "$program $program --quick" >>"$state/shared"
   done
+  echo "cost_bf16 cost --dtype bfloat16 --quick" >>"$state/shared"
 else
   mkdir -p "$results"
   origin >"$state/origin"

@@ -12,7 +12,20 @@ lacks its partner, or that is there twice, leaves the claim undecided, and is na
 constant, from which its rule's words are made (wording.py).
 """
 
-from . import capacity, controls, cost, depth, distillation, language, real_heads, retrieval, swap, sweeps, theorems
+from . import (
+    capacity,
+    controls,
+    cost,
+    depth,
+    distillation,
+    language,
+    matrix_units,
+    real_heads,
+    retrieval,
+    swap,
+    sweeps,
+    theorems,
+)
 from .results import Results
 
 CLAIMS = [
@@ -20,6 +33,7 @@ CLAIMS = [
     for subject in (
         theorems,
         cost,
+        matrix_units,
         retrieval,
         controls,
         sweeps,

@@ -5,6 +5,7 @@ from typing import Callable, NamedTuple
 from .results import NoNumber
 
 HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
+PARTLY = "holds in part"  # where a rule says what that is
 
 LEARNED = 0.95  # accuracy: a task is learned from here on, and a teacher below it teaches nothing
 LOST = 0.5  # and not learned up to here

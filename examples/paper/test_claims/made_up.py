@@ -74,6 +74,33 @@ def costs():
             yield cost_row("layer", part, "forward", 1, 128, tokens, each * tokens, "direct", int(tokens < 100000))
 
 
+def costs_by_dtype():
+    """Crossovers at 0.6·d² in float and at 1.1·d² in bfloat16, against PyTorch's softmax: it is the faster one."""
+    each = {
+        ("softmax", "float"): 10,
+        ("csq", "float"): 6,
+        ("softmax", "bfloat16"): 2.5,
+        ("softmax_torch", "bfloat16"): 2,
+        ("csq", "bfloat16"): 2.2,
+        ("csq_direct", "bfloat16"): 2.4,
+    }
+    for step in cost.STEPS:
+        for causal in (0, 1):
+            for dim in (32, 64):
+                for tokens in (256, 512, 1024, 2048, 4096, 8192):
+                    for (part, dtype), time in each.items():
+                        milliseconds = 1e-8 * time * tokens * dim * (dim**2 if part == "csq" else tokens)
+                        method = "factored" if part == "csq" else "direct"
+                        is_peer = part == "softmax_torch"
+                        yield {
+                            **cost_row("dtypes", part, step, causal, dim, tokens, milliseconds, method),
+                            "dtype": dtype,
+                            "matrix_unit": "" if is_peer else int(dtype == "bfloat16"),
+                            "threads": 1,
+                            "library": "torch 2.9" if is_peer else "csq",
+                        }
+
+
 def kv(mechanism, centering, right, size, seed=1, **changed):
     return {
         "program": "kv_retrieval",
@@ -309,7 +336,18 @@ def real_heads():
             yield row("error", data, "first", causal, 512, "csq", "factored", (1.5 + causal) * direct)
 
 
-MAKERS = (theorems, costs, retrievals, distillations, swaps, capacities, depths, languages, real_heads)
+MAKERS = (
+    theorems,
+    costs,
+    costs_by_dtype,
+    retrievals,
+    distillations,
+    swaps,
+    capacities,
+    depths,
+    languages,
+    real_heads,
+)
 
 
 def all_runs():
