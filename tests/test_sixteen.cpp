@@ -34,19 +34,24 @@ void check_output(const Outputs<Element>& result, const reference::Result& expec
 }
 
 template <class Element>
-void check_gradients(const GradientOutputs<Element>& result, const GradientOutputs<double>& expected) {
-  const auto near = [](const std::vector<double>& x, std::vector<double> y) {
+void check_gradients(const GradientOutputs<Element>& result, const GradientOutputs<double>& expected,
+                     double cancels = 1) {
+  // A matrix unit rounds weights and features too.
+  const double several = sixteen::matrix_unit_in_use<Element>() ? cancels : 1;
+  const double of_sums = sixteen::matrix_unit_in_use<Element>() ? sixteen::tolerance_of_sums * cancels : 1;
+  const auto near = [](const std::vector<double>& x, std::vector<double> y, double times) {
     const double size = norm(y);
     const bool is_zero = size <= 1e-12;  // but for rounding: what float makes of that
     for (std::size_t i = 0; i < y.size(); ++i) y[i] -= x[i];
-    return x.size() == y.size() && norm(y) <= gradient_tolerance() * size + (is_zero ? 5e-5 : 0);
+    return x.size() == y.size() && norm(y) <= times * gradient_tolerance() * size + (is_zero ? 5e-5 : 0);
   };
-  CHECK(near(doubles(result.query), expected.query));
-  CHECK(near(doubles(result.key), expected.key));
-  CHECK(near(doubles(result.value), expected.value));
-  CHECK(near(doubles(result.log_gate), expected.log_gate));
-  CHECK(near(result.sink, expected.sink));
-  CHECK(near({result.shift}, {expected.shift}));
+  CHECK(near(doubles(result.value), expected.value, 1));
+  if (several == sixteen::infinity) return;
+  CHECK(near(doubles(result.query), expected.query, several));
+  CHECK(near(doubles(result.key), expected.key, several));
+  CHECK(near(doubles(result.log_gate), expected.log_gate, of_sums));
+  CHECK(near(result.sink, expected.sink, several));
+  CHECK(near({result.shift}, {expected.shift}, of_sums));
 }
 
 // Whether the rounding of the output, which backward reads, is seen in the gradients of q and k: where they are what
@@ -156,25 +161,28 @@ TEST_CASE("sixteen: golden cases with rounded inputs, every mechanism, method an
       const reference::Result expected = reference::attention(call);
       golden::for_each_mechanism_of(c, [&](const char* name, const auto& mechanism, bool factored) {
         Pair<Element> pair(p);
+        // Ill-conditioned cases, as float's tolerances know them.
+        const double cancels = rounding_shows(c) ? sixteen::infinity : golden::float_tolerance(c.name) / 5e-5;
+        const double several = sixteen::matrix_unit_in_use<Element>() ? cancels : 1;
         // The plain loops have no gradients; those of doubles are the golden ones where the inputs are not rounded.
         PlacedBackward<double> in_double(p);
         const GradientOutputs<double> gradients = in_double.gradients(mechanism, {csq::Method::direct});
         const auto check = [&](const Run& run) {
           INFO(name << ", " << name_of(run.method) << ", chunk " << run.chunk);
-          const GradientOutputs<Element> result = pair.check(mechanism, run);
+          const GradientOutputs<Element> result = pair.check(mechanism, run, cancels);
           const std::vector<Element> output = pair.narrow.output.elements();
           check_output<Element>({output, pair.narrow.statistic.elements()}, expected, output_tolerance(),
                                 std::max(statistic_tolerance(), golden::float_tolerance(c.name)));
           CHECK(distance(doubles(result.value), gradients.value) <= gradient_tolerance());
           if (!rounding_shows(c)) {
-            CHECK(distance(doubles(result.query), gradients.query) <= gradient_tolerance());
-            CHECK(distance(doubles(result.key), gradients.key) <= gradient_tolerance());
+            CHECK(distance(doubles(result.query), gradients.query) <= several * gradient_tolerance());
+            CHECK(distance(doubles(result.key), gradients.key) <= several * gradient_tolerance());
           }
           if (run.chunk != 0) return;
           // Of the output that backward has been given.
           std::size_t at = 0;
           in_double.output.for_each([&](double& o, Index, Index, Index, Index) { o = double(output[at++]); });
-          check_gradients(result, in_double.backward(mechanism, {csq::Method::direct}));
+          check_gradients(result, in_double.backward(mechanism, {csq::Method::direct}), cancels);
         };
         const bool is_half = std::is_same_v<Element, Eigen::half>;
         for (const Index chunk : is_half ? std::vector<Index>{0} : std::vector<Index>{7, 0})
@@ -342,9 +350,15 @@ TEST_CASE("sixteen: NaN and infinity reach the rows that see them, and no other"
                 bool rows_before_are_clean = true, rows_that_see_it_are_not_finite = true;
                 for (Index i = 0; i < n; ++i) {
                   const Element* row = result.output.data() + i * 5;
+                  const Element* clean_row = expected.output.data() + i * 5;
+                  // A block that a matrix unit cannot serve is float's: its rows are other roundings of the same.
                   if (i < at)
-                    rows_before_are_clean = rows_before_are_clean &&
-                                            std::memcmp(row, expected.output.data() + i * 5, 5 * sizeof(Element)) == 0;
+                    rows_before_are_clean =
+                        rows_before_are_clean &&
+                        (sixteen::matrix_unit_in_use<Element>()
+                             ? sixteen::are_near(std::vector<Element>(row, row + 5),
+                                                 std::vector<Element>(clean_row, clean_row + 5), 2 * output_tolerance())
+                             : std::memcmp(row, clean_row, 5 * sizeof(Element)) == 0);
                   else if (!in_key || std::isnan(bad))
                     rows_that_see_it_are_not_finite =
                         rows_that_see_it_are_not_finite && !std::isfinite(double(row[in_key ? 0 : 1]));

@@ -112,7 +112,9 @@ class CancelledRows : FactoredBackwardHeads<T> {
   void for_each_row(Index h, Index g, Index chunk, const BackwardQueryBlock<T>& query, double key_squares,
                     const Visit& visit) const {
     const Rows rows = queries_in(h, chunk);
-    const CancellationBound<T> bound(coefficients_, key_squares, keys_left(h, chunk));
+    const CancellationBound<T> bound(
+        coefficients_, key_squares, keys_left(h, chunk),
+        scratch_.unit ? CancellationBound<T>::limit_on_unit(scratch_.features) : CancellationBound<T>::limit());
     const Head<const T> normalizer = problem_.normalizer.head(batch(h), key_head(h) * group_ + g);
     T squares[std::size_t{size}];
     simd::kernels<T>().square_norms(query.packed, rows.count, p_.key_dim(), squares);

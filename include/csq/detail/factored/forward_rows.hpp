@@ -60,7 +60,11 @@ class FactoredRows : protected FactoredHeads<T> {
   bool mark_cancelled(const T* query, Index rows, const T* normalizer, double key_squares, double keys, const T* decay,
                       Marks& again) const {
     if (coefficients_.c2 == 0) return false;
-    const CancellationBound<T> bound(coefficients_, key_squares, keys);
+    // What cannot be served again may lose more.
+    const bool on_unit = scratch_.matrix != nullptr && has_all_keys();
+    const CancellationBound<T> bound(
+        coefficients_, key_squares, keys,
+        on_unit ? CancellationBound<T>::limit_on_unit(scratch_.features) : CancellationBound<T>::limit());
     const T least = least_normalizer<T>(problem_.keys_and_held());
     T squares[std::size_t{simd::block_tokens<T>}];
     simd::kernels<T>().square_norms(query, rows, problem_.key_dim(), squares);
