@@ -8,12 +8,6 @@
 
 #if defined(__x86_64__)
 
-#if defined(__linux__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), \
                              apply_to = function)
@@ -47,21 +41,46 @@ using namespace avx512;  // vectors, masks, weights and the float kernels
 
 namespace CSQ_CODE::detail::simd::avx512_amx {
 
+// By assembly: the headers that have these functions are of the compiler and of the system.
+struct ProcessorFeatures {
+  std::uint32_t a = 0, b = 0, c = 0, d = 0;
+
+  static ProcessorFeatures of(std::uint32_t leaf, std::uint32_t part) {
+    ProcessorFeatures features;
+    __asm__ volatile("cpuid"
+                     : "=a"(features.a), "=b"(features.b), "=c"(features.c), "=d"(features.d)
+                     : "a"(leaf), "c"(part));
+    return features;
+  }
+};
+
 // Tiles and bfloat16 in the processor, and tiles saved by the system.
 inline bool has_tiles() {
-#if defined(__linux__)
-  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5, osxsave = 1u << 27;
-  constexpr unsigned tile_state = 3u << 17;  // XTILECFG and XTILEDATA
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & osxsave) == 0) return false;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & amx_bf16) == 0 || (d & amx_tile) == 0 || a == 0)
-    return false;
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & avx512_bf16) == 0) return false;
-  unsigned low = 0, high = 0;
-  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+#if defined(__linux__) && defined(__LP64__)
+  constexpr std::uint32_t amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5, osxsave = 1u << 27;
+  constexpr std::uint32_t tile_state = 3u << 17;  // XTILECFG and XTILEDATA
+  if (ProcessorFeatures::of(0, 0).a < 7 || (ProcessorFeatures::of(1, 0).c & osxsave) == 0) return false;
+  const ProcessorFeatures seven = ProcessorFeatures::of(7, 0);
+  if (seven.a < 1 || (seven.d & amx_bf16) == 0 || (seven.d & amx_tile) == 0) return false;
+  if ((ProcessorFeatures::of(7, 1).a & avx512_bf16) == 0) return false;
+  std::uint32_t low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (low & tile_state) == tile_state;
 #else
   return false;
+#endif
+}
+
+// The system's call arch_prctl; not 0 where it fails.
+inline long arch_prctl(long request, std::uintptr_t argument) {
+#if defined(__linux__) && defined(__LP64__)
+  long result = 158;  // the number of the call
+  __asm__ volatile("syscall" : "+a"(result) : "D"(request), "S"(argument) : "rcx", "r11", "memory");
+  return result;
+#else
+  static_cast<void>(request);
+  static_cast<void>(argument);
+  return -1;
 #endif
 }
 
@@ -69,14 +88,12 @@ inline bool has_tiles() {
 // then on. Asked for when the first array of bfloat16 comes, since it makes the frames of signals larger; where it is
 // refused float kernels serve.
 inline bool may_use_tiles() {
-#if defined(__linux__)
-  constexpr long get_permission = 0x1022, request_permission = 0x1023, tile_data = 18;
-  if (syscall(SYS_arch_prctl, request_permission, tile_data) != 0) return false;
-  unsigned long permitted = 0;
-  return syscall(SYS_arch_prctl, get_permission, &permitted) == 0 && (permitted >> tile_data & 1) != 0;
-#else
-  return false;
-#endif
+  constexpr long get_permission = 0x1022, request_permission = 0x1023;
+  constexpr int tile_data = 18;
+  if (arch_prctl(request_permission, tile_data) != 0) return false;
+  std::uint64_t permitted = 0;
+  return arch_prctl(get_permission, reinterpret_cast<std::uintptr_t>(&permitted)) == 0 &&
+         (permitted >> tile_data & 1) != 0;
 }
 
 // bfloat16 as the float kernels know it, and the unit that multiplies it.
