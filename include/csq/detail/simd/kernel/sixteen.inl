@@ -7,12 +7,18 @@ struct Sixteen {
   typedef std::uint16_t NarrowUnaligned __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
   typedef std::uint32_t Wide __attribute__((vector_size(vector_bytes)));
 
-  // By name where a set has it: GCC 12 makes five instructions of the conversion.
-  static CSQ_INLINE void widen(const Narrow& narrow, Wide& bits) {
+  // By name where a set has it: GCC 12 makes five instructions of the conversion. Templates, so that a set without these
+  // instructions does not compile them.
+  template <class From, class To>
+  static CSQ_INLINE void widen(const From& narrow, To& bits) {
     if constexpr (has_widening)
       __asm__("vpmovzxwd %1, %0" : "=v"(bits) : "v"(narrow));
     else
-      bits = __builtin_convertvector(narrow, Wide);
+      bits = __builtin_convertvector(narrow, To);
+  }
+  template <class From, class To>
+  static CSQ_INLINE void widen_half(const From& narrow, To& value) {
+    __asm__("vcvtph2ps %1, %0" : "=v"(value) : "v"(narrow));
   }
 };
 
@@ -35,10 +41,16 @@ struct Bfloat16 {
 struct Half {
   static constexpr Index code = 0x202;
   static CSQ_INLINE void widen(const Sixteen::Narrow& narrow, Vector<float>& value) {
-    if constexpr (has_widening) {
-      __asm__("vcvtph2ps %1, %0" : "=v"(value) : "v"(narrow));
-      return;
-    }
+    choose_widening(narrow, value);
+  }
+  template <class From>
+  static CSQ_INLINE void choose_widening(const From& narrow, Vector<float>& value) {
+    if constexpr (has_widening)
+      Sixteen::widen_half(narrow, value);
+    else
+      widen_by_integers(narrow, value);
+  }
+  static CSQ_INLINE void widen_by_integers(const Sixteen::Narrow& narrow, Vector<float>& value) {
     Sixteen::Wide bits;
     Sixteen::widen(narrow, bits);
     const Sixteen::Wide size = bits & 0x7fff;
