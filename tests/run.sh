@@ -7,7 +7,7 @@
 #   clang       everything with clang++, and every test
 #   asan-ubsan  unit tests under AddressSanitizer and UndefinedBehaviorSanitizer, and a minute of random calls
 #   tsan        tests with threads under ThreadSanitizer
-#   aarch64     64-bit Arm: the quickstart and some unit tests, cross-compiled, under qemu
+#   aarch64     64-bit Arm: the quickstart and the unit tests, cross-compiled, under qemu; clang reads the headers for it
 #   s390x       big-endian: the quickstart, and states of streams and summaries that cross over both ways, under qemu
 #
 # --install first installs what is missing, as root or through sudo; without it nothing is installed, and if something is

@@ -1,9 +1,9 @@
 // The float FMA peak of this machine, measured: what every "fraction of peak" divides by.
 //
 // Independent chains a = a·x + y, enough of them to cover the latency of two FMA units (4 to 5 cycles each): 24 with
-// AVX-512's 32 registers, 14 with 16 registers (all that fit beside x and y). Each chain starts elsewhere, or the
-// compiler would merge them. Without FMA a multiplication and an addition count as the same two flops. Like the
-// kernels, each loop carries its own target.
+// the 32 registers of AVX-512, and of NEON, whose processors have up to four such units; 14 with 16 registers (all that
+// fit beside x and y). Each chain starts elsewhere, or the compiler would merge them. Without FMA a multiplication and an
+// addition count as the same two flops. Like the kernels, each loop carries its own target.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +16,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace bench {
@@ -92,7 +94,26 @@ __attribute__((target("avx512f"))) inline float avx512_peak_loop(long iterations
   return total;
 }
 
-#endif  // __x86_64__
+#elif defined(__aarch64__)
+
+// a = x·y + a: the instruction adds to its third register, and a·x + y would take a copy of y each time.
+inline float neon_peak_loop(long iterations, const float* s) {
+  constexpr int chains = 24;
+  const float32x4_t x = vdupq_n_f32(0.999f), y = vdupq_n_f32(0.001f);
+  float32x4_t a[chains];
+#pragma GCC unroll 24
+  for (int chain = 0; chain < chains; ++chain) a[chain] = vdupq_n_f32(s[chain]);
+  for (long i = 0; i < iterations; ++i) {
+#pragma GCC unroll 24
+    for (int chain = 0; chain < chains; ++chain) a[chain] = vfmaq_f32(a[chain], x, y);
+  }
+  float32x4_t sum = vdupq_n_f32(0);
+#pragma GCC unroll 24
+  for (int chain = 0; chain < chains; ++chain) sum = vaddq_f32(sum, a[chain]);
+  return vaddvq_f32(sum);
+}
+
+#endif
 
 // `set` as csq::simd_name() says it: the peak is that of the instructions the kernels use.
 inline PeakKernel peak_kernel(std::string_view set) {
@@ -100,6 +121,8 @@ inline PeakKernel peak_kernel(std::string_view set) {
   if (set.starts_with("avx512") && __builtin_cpu_supports("avx512f")) return {avx512_peak_loop, 24 * 16 * 2};
   if (set == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return {avx2_peak_loop, 14 * 8 * 2};
+#elif defined(__aarch64__)
+  if (set == "neon") return {neon_peak_loop, 24 * 4 * 2};
 #endif
   static_cast<void>(set);
   return {portable_peak_loop, 14 * 4 * 2};
