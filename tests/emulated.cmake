@@ -13,6 +13,7 @@ list(REMOVE_ITEM names
   memory # the process's memory is mostly the emulator's
   matrix_kernels matrix_backward_kernels matrix_engines matrix_permission # of a unit that Arm does not have
   long_sequences # 200,000 tokens
+  sixteen # golden cases and random calls once more, in two types; sixteen_kernels and sixteen_errors run
   resources allocation_failure workspace # count bytes and allocations, which are alike on every processor
   # Repeat calls for many numbers of threads, whose stores the emulator shows each other in this machine's order, not in
   # that of the other.
