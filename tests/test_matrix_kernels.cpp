@@ -41,7 +41,7 @@ void for_each_matrix_set(const Check& check) {
   }
 #if defined(__x86_64__)
   using Real = csq::detail::simd::avx512_amx::Target;
-  if (Real::is_supported()) {
+  if (Real::is_supported() && csq::detail::simd::avx512_amx::may_use_tiles()) {
     INFO("Intel AMX");
     check(*Real::matrix<float>, *csq::detail::simd::avx512::Target::forward<float>);
   }
