@@ -180,7 +180,6 @@ class DirectBackwardRun {
         std::fill_n(dv, size * value_stride, T(0));
       }
       for (Index from = 0; from < scratch_.query_blocks; ++from) {
-        T* dq = scratch_.query_gradient(h, g, from);
         if (slot == none && block == 0) clear_query_gradient(h, g, from);
         if (sees(h, from, block)) {
           auto pairs =
@@ -195,21 +194,12 @@ class DirectBackwardRun {
           pairs.slope_sum = problem_.gradients.shift != nullptr ? &slope_sum : nullptr;
           if (scratch_.unit && ((keys_are_finite && *scratch_.finite(h, g, from)) || pairs.sees_all())) {
             run_pairs_on_unit(h, g, from, slot, pairs, thread);
-            finish_block(h, g, from, block, slot);
-            continue;
+          } else {
+            ask_for_next(h, g, from, block, pairs.upcoming);
+            run_pairs(h, g, from, slot, pairs, mine);
           }
-          // Under a mask a term takes several steps, so that adding each at once would round otherwise.
-          const bool added_at_once = slot == none && pairs.sees_all();
-          pairs.query_gradient = added_at_once  ? dq
-                                 : slot == none ? mine.query_gradient
-                                                : scratch_.query_terms(h, slot, g, from);
-          if (!added_at_once) std::fill_n(pairs.query_gradient, rows_size(), T(0));
-          ask_for_next(h, g, from, block, pairs.upcoming);
-          simd::backward_kernels<T>().direct(pairs);
-          if (!added_at_once && slot == none) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
-          if (scratch_.unit && slot != none) *scratch_.in_rows(h, slot, g, from) = true;
         }
-        finish_block(h, g, from, block, slot);
+        if (slot == none && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
       }
       if (gate_heads_ > 1) {
         add_terms_of_gate(h, g, block, keys, dv, mine.key_sums);
@@ -241,8 +231,18 @@ class DirectBackwardRun {
     }
     run_on_unit(scratch_.unit, pairs, query_tiles(h, g, from), key_tiles(thread), sums, scratch_.unit_scratch(thread));
   }
-  void finish_block(Index h, Index g, Index from, Index block, Index slot) const {
-    if (slot == none && block == scratch_.key_blocks - 1) finish_queries(h, g, from);
+  void run_pairs(Index h, Index g, Index from, Index slot, simd::DirectBackwardBlock<T>& pairs,
+                 const BackwardThreadScratch<T>& mine) const {
+    T* const dq = scratch_.query_gradient(h, g, from);
+    // Under a mask a term takes several steps, so that adding each at once would round otherwise.
+    const bool added_at_once = slot == none && pairs.sees_all();
+    pairs.query_gradient = added_at_once  ? dq
+                           : slot == none ? mine.query_gradient
+                                          : scratch_.query_terms(h, slot, g, from);
+    if (!added_at_once) std::fill_n(pairs.query_gradient, rows_size(), T(0));
+    simd::backward_kernels<T>().direct(pairs);
+    if (!added_at_once && slot == none) simd::kernels<T>().add(rows_size(), mine.query_gradient, dq);
+    if (scratch_.unit && slot != none) *scratch_.in_rows(h, slot, g, from) = true;
   }
 
   void add_terms_of_gate(Index h, Index gate, Index block, Index keys, const T* dv, const T* key_sums) const {

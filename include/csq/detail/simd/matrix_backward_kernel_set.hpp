@@ -32,7 +32,7 @@ inline constexpr Index matrix_pull_back_panel = 64;
 template <class T>
 constexpr Index matrix_direct_backward_bytes(Index key_stride) {
   constexpr Index tile_bytes = 1024, steps = depth_steps(block_tokens<T>), tiles = tiles_of(block_tokens<T>);
-  return tile_bytes * (2 * 2 * 4 + 2 * 2 * 2 * steps + tiles * steps + 2 * 2 * tiles_of(key_stride));
+  return tile_bytes * (Index{16} + Index{8} * steps + tiles * steps + Index{4} * tiles_of(key_stride));
 }
 // And those of pull_back: the rounded summary, twice where it is kept as two numbers, and two panels of P.
 template <class T>

@@ -47,7 +47,7 @@ struct MatrixBackward {
     stored = block.adjust.any() || block.key_sums != nullptr;
     scores = static_cast<T*>(of.scratch);
     rows = reinterpret_cast<BFloat16Bits*>(scores + 4 * unit_size);
-    pairs = rows + 2 * 2 * slopes_behind;
+    pairs = rows + Index{4} * slopes_behind;
     query_terms = reinterpret_cast<T*>(pairs + tiles_of(block_tokens<T>) * steps * tile_numbers);
   }
 
@@ -275,12 +275,13 @@ struct BackwardUnit {
   template <class Weight>
   CSQ_INLINE bool run() const {
     using Mine = std::conditional_t<Weight::is_relative, CoarseExponentialSlope<T>, Weight>;
-    if constexpr (Weight::is_rare || Weight::is_gradient_only)
-      weigh<true, Mine>();
-    else if (all.sees_all(group, strip))
-      weigh<false, Mine>();
-    else
-      weigh<true, Mine>();
+    if constexpr (!Weight::is_rare && !Weight::is_gradient_only) {
+      if (all.sees_all(group, strip)) {
+        weigh<false, Mine>();
+        return false;
+      }
+    }
+    weigh<true, Mine>();
     return false;
   }
 
