@@ -2,8 +2,8 @@
 //
 // Independent chains a = a·x + y, enough of them to cover the latency of two FMA units (4 to 5 cycles each): 24 with
 // the 32 registers of AVX-512, and of NEON, whose processors have up to four such units; 14 with 16 registers (all that
-// fit beside x and y). Each chain starts elsewhere, or the compiler would merge them. Without FMA a multiplication and an
-// addition count as the same two flops. Like the kernels, each loop carries its own target.
+// fit beside x and y). Each chain starts elsewhere, or the compiler would merge them. Without FMA a multiplication and
+// an addition count as the same two flops. Like the kernels, each loop carries its own target.
 #pragma once
 
 #include <algorithm>
