@@ -95,7 +95,7 @@ void for_typical_mechanisms(const Visit& visit) {
 // Under an emulator typical ones stand for all: golden cases and tests of single kernels have every weight there too.
 template <class Visit>
 void for_each_mechanism(const Visit& visit) {
-#ifdef CSQ_FEW_MECHANISMS
+#ifdef CSQ_TEST_LESS
   for_typical_mechanisms(visit);
 #else
   std::apply([&](const auto&... named) { (visit(named), ...); }, every_mechanism());

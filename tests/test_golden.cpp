@@ -18,7 +18,7 @@ void check_case(const golden::Case& c, const Problem& p, const char* mechanism_n
   for_float_and_double([&]<class T>() {
     Placed<T> placed(p);
     for (const csq::Method method : methods(factored))
-      for (const Index chunk : {1, 7, 16, 0}) {
+      for (const Index chunk : golden::chunks) {
         INFO(name_of(method) << ", chunk " << chunk << ", " << 8 * sizeof(T) << " bits");
         const Outputs<T> result = placed.attend(mechanism, {method, chunk});
         const double tolerance = golden::tolerance<T>(c.name);

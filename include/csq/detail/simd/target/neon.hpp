@@ -1,7 +1,7 @@
 // NEON, which every 64-bit Arm processor has: 32 registers of 4 floats, tiles of 24 accumulators.
 //
 // An FMA takes its factor out of one element of a register, so a step of depth of the tile of 6×4 vectors is 24 FMAs,
-// 4 loads of B and 6 of A: 30 registers at most, or 29 of 12×2 and 28 of 8×3 where A is loaded as it is needed. 16
+// 4 loads of B and 6 of A. Beside 24 accumulators and B, 4 registers are left for A, and more with narrower tiles. 16
 // chains keep four FMA units of four cycles busy (Neoverse V1, Apple), 8 two of them; with the 12 accumulators of the
 // portable kernels a tile loads 8 times for 12 FMAs, and wide processors wait. Nothing depends on the order of bytes.
 #pragma once
