@@ -8,17 +8,21 @@ struct Sixteen {
   typedef std::uint32_t Wide __attribute__((vector_size(vector_bytes)));
 
   // By name where a set has it: GCC 12 makes five instructions of the conversion. Templates, so that a set without these
-  // instructions does not compile them.
+  // instructions does not compile them; and clang looks at the constraints of asm in templates too.
   template <class From, class To>
   static CSQ_INLINE void widen(const From& narrow, To& bits) {
+#if defined(__x86_64__)
     if constexpr (has_widening)
       __asm__("vpmovzxwd %1, %0" : "=v"(bits) : "v"(narrow));
     else
+#endif
       bits = __builtin_convertvector(narrow, To);
   }
   template <class From, class To>
-  static CSQ_INLINE void widen_half(const From& narrow, To& value) {
+  static CSQ_INLINE void widen_half([[maybe_unused]] const From& narrow, [[maybe_unused]] To& value) {
+#if defined(__x86_64__)
     __asm__("vcvtph2ps %1, %0" : "=v"(value) : "v"(narrow));
+#endif
   }
 };
 
