@@ -46,9 +46,9 @@ class Tiles {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(memory), "r"(stride), "i"(Tile) : "memory");
   }
   // C += A·B.
-  template <int C, int A, int B>
+  template <int Sum, int Left, int Right>
   CSQ_INLINE static void multiply() {
-    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(Left), "i"(Right));
   }
 };
 
