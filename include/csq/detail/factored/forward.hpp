@@ -13,14 +13,14 @@
 // Memory: the summary, D·(dᵥ+1), for each key head in flight, and a superblock of packed tokens and partial rows.
 #pragma once
 
-#include "csq/detail/factored/forward_rows.hpp"
+#include "csq/detail/factored/forward_reading.hpp"
 
 namespace CSQ_CODE::detail {
 
 // The heads in flight of one factored call: the phases of the scan as members, each a parallel loop.
 template <class T>
-class FactoredRun : FactoredRows<T> {
-  using Base = FactoredRows<T>;
+class FactoredRun : FactoredReading<T> {
+  using Base = FactoredReading<T>;
 
  public:
   using Base::Base;
@@ -57,41 +57,35 @@ class FactoredRun : FactoredRows<T> {
   }
 
  private:
+  using Base::absorb_chunk;
+  using Base::absorb_superblock;
   using Base::absorbed_until;
   using Base::batch;
   using Base::chunk_size;
-  using Base::coefficients_;
+  using Base::continued;
   using Base::first_head_;
   using Base::gate;
   using Base::group_;
   using Base::heads_;
   using Base::is_kept;
   using Base::is_read;
-  using Base::kept_by;
   using Base::key_head;
   using Base::keys_in;
   using Base::mark_cancelled;
   using Base::mark_out_of_range;
   using Base::mark_unread;
-  using Base::ones_of;
   using Base::problem_;
+  using Base::read_all_rows;
+  using Base::read_chunk;
   using Base::rows_in;
   using Base::scratch_;
+  using Base::sum_slices;
   using Base::weight_;
   using Base::write;
   using Base::write_checked;
   using typename Base::Marks;
   using typename Base::Rows;
 
-  T* continued(Index h) const { return problem_.continued + (first_head_ + h) * scratch_.whole(h).numbers(); }
-  // A slice of what a call without a mask reads: what it has absorbed, or what it was given.
-  SummarySlice<T> readable(Index h, SummarySlice<T> slice) const {
-    if (problem_.held == 0) return slice;
-    const SummarySlice<T> given = scratch_.whole(h).at(continued(h));
-    slice.summary = given.summary + slice.first * slice.value_stride;
-    slice.normalizer = given.normalizer + slice.first;
-    return slice;
-  }
   // What the call goes on from, as gates have left it at the first token; or nothing.
   void begin_slice(Index h, Index index) const {
     const SummarySlice<T> slice = scratch_.slice(h, index);
@@ -242,68 +236,6 @@ class FactoredRun : FactoredRows<T> {
     });
   }
 
-  // The rows of a group at a chunk read a slice; what a matrix unit sums stays in tiles.
-  void read_chunk(Index h, Index index, Index slot, Index real, int thread) const {
-    const SummarySlice<T> slice = scratch_.slice(h, index), rest = slice.part(scratch_.unit_end, slice.last);
-    for (Index g = 0; g < group_; ++g) {
-      T* const normalizer = scratch_.partial_normalizer(h, index, g, slot);
-      std::fill_n(normalizer, simd::block_tokens<T>, T(0));
-      if (index < scratch_.first_float_slice) continue;
-      T* const numerator = scratch_.partial(h, index - scratch_.first_float_slice, g, slot);
-      std::fill_n(numerator, scratch_.partial.size(), T(0));
-      if (rest.first < rest.last)
-        rest.read(coefficients_, scratch_.queries(h, g, slot), real, scratch_.panels(thread), numerator, normalizer);
-    }
-    if (scratch_.matrix == nullptr) return;
-    const Index sums = simd::tiles_of(real) * simd::tiles_of(scratch_.value_stride) * simd::sum_tile_size;
-    for (Index g = 0; g < group_; ++g) std::fill_n(scratch_.partial_tiles(h, index, g, slot), sums, T(0));
-    read_on_unit(*scratch_.matrix, slice.part(0, scratch_.unit_end), coefficients_, {group_, real, real},
-                 scratch_.queries(h, 0, slot), scratch_.superblock * scratch_.queries.size(),
-                 scratch_.partial_tiles(h, index, 0, slot), scratch_.superblock * scratch_.partial_tiles.size(),
-                 scratch_.partial_normalizer(h, index, 0, slot),
-                 scratch_.superblock * scratch_.partial_normalizer.size(), scratch_.threads[thread].matrix_scratch);
-  }
-
-  // A chunk's keys into a slice; without a mask the unit takes all chunks of a superblock together.
-  void absorb_chunk(Index h, const SummarySlice<T>& slice, Index chunk, Index slot, int thread) const {
-    const SummarySlice<T> rest = slice.part(scratch_.unit_end, slice.last);
-    const bool gated = problem_.has_gates();
-    const T* const key = scratch_.keys(h, slot);
-    const T* const values = gated ? scratch_.scaled_values(h, slot) : scratch_.values(h, slot);
-    const T* const weights = gated ? scratch_.scales(h, slot) : ones_of(key);
-    const T kept = gated ? kept_by(h, chunk) : T(1);
-    const Index count = keys_in(h, chunk);
-    if (rest.first < rest.last) rest.absorb(key, values, weights, count, scratch_.panels(thread), kept);
-    if (scratch_.matrix != nullptr && problem_.causal)
-      absorb_on_unit(*scratch_.matrix, slice.part(0, scratch_.unit_end), {1, count, count}, key, 0,
-                     scratch_.value_tiles(h, slot), 0, weights, 0, kept, scratch_.threads[thread].matrix_scratch);
-  }
-  void absorb_superblock(Index h, const SummarySlice<T>& slice, Index first, Index last, int thread) const {
-    const Index keys =
-        std::clamp<Index>(scratch_.packers.key[h].length - first * chunk_size(), 0, (last - first) * chunk_size());
-    absorb_on_unit(*scratch_.matrix, slice.part(0, scratch_.unit_end), BlockRun::of(keys, chunk_size()),
-                   scratch_.keys(h, 0), scratch_.keys.size(), scratch_.value_tiles(h, 0), scratch_.value_tiles.size(),
-                   ones_of(scratch_.keys(h, 0)), scratch_.keys.size(), T(1), scratch_.threads[thread].matrix_scratch);
-  }
-
-  // The rows that the slices have read of a head's summary, in order: numerators and normalisers.
-  void sum_slices(Index h, Index g, Index slot, Index real, DirectThreadScratch<T>& mine) const {
-    mine.numerator = scratch_.partial(h, 0, g, slot);
-    mine.normalizer = scratch_.partial_normalizer(h, 0, g, slot);
-    std::fill_n(mine.maximum, simd::block_tokens<T>, simd::lowest_score<T>);
-    const auto& kernels = simd::kernels<T>();
-    for (Index slice = 1; slice < scratch_.slices; ++slice)
-      kernels.add(simd::block_tokens<T>, scratch_.partial_normalizer(h, slice, g, slot), mine.normalizer);
-    for (Index slice = 1; slice < scratch_.float_slices(); ++slice)
-      kernels.add(real * scratch_.value_stride, scratch_.partial(h, slice, g, slot), mine.numerator);
-    if (scratch_.matrix == nullptr) return;
-    T* const sums = scratch_.partial_tiles(h, 0, g, slot);
-    const Index numbers = simd::tiles_of(real) * simd::tiles_of(scratch_.value_stride) * simd::sum_tile_size;
-    for (Index slice = 1; slice < scratch_.slices; ++slice)
-      kernels.add(numbers, scratch_.partial_tiles(h, slice, g, slot), sums);
-    scratch_.matrix->move_sums(real, scratch_.value_stride, sums, mine.numerator);
-  }
-
   // Sums the slices' partial rows into the first, adds the pairs that no summary holds, and writes.
   void serve_superblock(Index first, Index last) const {
     const Index count = last - first;
@@ -342,77 +274,6 @@ class FactoredRun : FactoredRows<T> {
         return mark_cancelled(scratch_.queries(h, g, slot), rows.real, mine.normalizer, key_squares, keys,
                               gated ? decay : nullptr, again);
       });
-    });
-  }
-
-  // Without a mask every row reads the whole summary: several blocks of rows of a head together on a matrix unit.
-  void read_all_rows_on_unit() const {
-    const Index blocks = block_count(problem_.queries(), chunk_size()), together = scratch_.read_together;
-    const Index runs = block_count(blocks, together);
-    parallel_for(heads_ * group_ * runs, problem_.threads, [&](Index task, int thread) {
-      const Index h = task / (group_ * runs), g = task / runs % group_, first = task % runs * together;
-      const RowPacker<T>& packer = scratch_.packers.query[h * group_ + g];
-      const SummarySlice<T> whole = readable(h, scratch_.whole(h));
-      const SummarySlice<T> rest = whole.part(scratch_.unit_end, whole.last);
-      const DirectThreadScratch<T>& mine = scratch_.threads[thread];
-      const Index real = std::clamp<Index>(packer.length - first * chunk_size(), 0, together * chunk_size());
-      const BlockRun run = BlockRun::of(real, chunk_size());
-      std::fill_n(scratch_.read_tiles(thread, 0), run.blocks * scratch_.read_tiles.size(), T(0));
-      std::fill_n(scratch_.read_normalizers(thread, 0), run.blocks * simd::block_tokens<T>, T(0));
-      for (Index b = 0; b < run.blocks; ++b)
-        packer.pack_only((first + b) * chunk_size(), b + 1 < run.blocks ? run.tokens : run.last_tokens, mine.rows,
-                         mine.sums, scratch_.read_queries(thread, b));
-      read_on_unit(*scratch_.matrix, whole.part(0, scratch_.unit_end), coefficients_, run,
-                   scratch_.read_queries(thread, 0), scratch_.read_queries.size(), scratch_.read_tiles(thread, 0),
-                   scratch_.read_tiles.size(), scratch_.read_normalizers(thread, 0), simd::block_tokens<T>,
-                   mine.matrix_scratch);
-      for (Index b = 0; b < together && first + b < blocks; ++b) {
-        const Index start = (first + b) * chunk_size();
-        const Index count = smaller(chunk_size(), problem_.queries() - start);
-        const Rows rows{start, count, std::clamp<Index>(packer.length - start, 0, count)};
-        mine.clear_sums(problem_.value_dim(), rows.count);
-        DirectThreadScratch<T> sums = mine;
-        if (rows.real > 0) {
-          sums.normalizer = scratch_.read_normalizers(thread, b);
-          if (rest.first < rest.last)
-            rest.read(coefficients_, scratch_.read_queries(thread, b), rows.real, scratch_.panels(thread),
-                      sums.numerator, sums.normalizer);
-          scratch_.matrix->move_sums(rows.real, scratch_.value_stride, scratch_.read_tiles(thread, b), sums.numerator);
-        }
-        write_read_rows(h, g, rows, sums, scratch_.read_queries(thread, b), thread);
-      }
-    });
-  }
-  void write_read_rows(Index h, Index g, const Rows& rows, const DirectThreadScratch<T>& sums, const T* query,
-                       int thread) const {
-    write_checked(h, g, rows, sums, thread, [&](Marks& again) {
-      const Index read = scratch_.packers.key[h].length + problem_.held;
-      if (read == 0) return mark_unread(rows.real, sums.normalizer, again);
-      // Of keys held, gates may have left less than their number.
-      const SummarySlice<T> whole = readable(h, scratch_.whole(h));
-      return mark_cancelled(query, rows.real, sums.normalizer, whole.square_sum(),
-                            problem_.held > 0 ? whole.count_sum() : static_cast<double>(read), nullptr, again);
-    });
-  }
-
-  void read_all_rows() const {
-    if (scratch_.matrix != nullptr) return read_all_rows_on_unit();
-    const Index blocks = block_count(problem_.queries(), chunk_size());
-    parallel_for(heads_ * group_ * blocks, problem_.threads, [&](Index task, int thread) {
-      const Index h = task / (group_ * blocks), g = task / blocks % group_;
-      const RowPacker<T>& packer = scratch_.packers.query[h * group_ + g];
-      const Index first = task % blocks * chunk_size();
-      const Index count = smaller(chunk_size(), problem_.queries() - first);
-      const Rows rows{first, count, std::clamp<Index>(packer.length - first, 0, count)};
-      const DirectThreadScratch<T>& mine = scratch_.threads[thread];
-      mine.clear_sums(problem_.value_dim(), rows.count);
-      if (rows.real > 0) {
-        packer.pack_only(rows.first, rows.real, mine.rows, mine.sums, mine.query);
-        for (Index slice = 0; slice < scratch_.slices; ++slice)
-          readable(h, scratch_.slice(h, slice))
-              .read(coefficients_, mine.query, rows.real, scratch_.panels(thread), mine.numerator, mine.normalizer);
-      }
-      write_read_rows(h, g, rows, mine, mine.query, thread);
     });
   }
 };

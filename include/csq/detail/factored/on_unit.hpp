@@ -12,17 +12,13 @@ inline Index end_of_unit(const simd::FeatureMap& map) {
   return map.pair_count() / simd::slice_features * simd::slice_features;
 }
 
-// Blocks of packed tokens, equal steps apart, all but the last with the same number of tokens.
-struct BlockRun {
-  Index blocks = 0;
-  Index tokens = 0, last_tokens = 0;
+using simd::BlockRun;
 
-  // Of `count` tokens.
-  static BlockRun of(Index count, Index block) {
-    const Index blocks = block_count(count, block);
-    return {blocks, block, blocks == 0 ? 0 : count - (blocks - 1) * block};
-  }
-};
+template <class T>
+void set_features(simd::MatrixFeatures<T>& block, const SummarySlice<T>& slice, const BlockRun& run, const T* packed,
+                  Index packed_step, std::byte* scratch) {
+  block = {run, packed, packed_step, slice.map, slice.first, slice.last, scratch};
+}
 
 // S ← keep·S + Φ(X)ᵀ [Y, r]; `values`: tiles of Y.
 template <class T>
@@ -31,21 +27,13 @@ void absorb_on_unit(const simd::MatrixKernelSet<T>& matrix, const SummarySlice<T
                     const T* row_weights, Index row_weight_step, T keep, std::byte* scratch) {
   if (slice.first == slice.last || run.blocks == 0) return;
   simd::MatrixAbsorb<T> block;
-  block.packed = packed;
-  block.packed_step = packed_step;
+  set_features(block, slice, run, packed, packed_step, scratch);
   block.values = values;
   block.value_step = value_step;
   block.row_weights = row_weights;
   block.row_weight_step = row_weight_step;
-  block.blocks = run.blocks;
-  block.tokens = run.tokens;
-  block.last_tokens = run.last_tokens;
   block.value_stride = slice.value_stride;
-  block.map = slice.map;
-  block.first = slice.first;
-  block.last = slice.last;
   block.keep = keep;
-  block.scratch = scratch;
   block.summary = slice.summary;
   block.normalizer = slice.normalizer;
   matrix.absorb(block);
@@ -58,21 +46,13 @@ void read_on_unit(const simd::MatrixKernelSet<T>& matrix, const SummarySlice<T>&
                   Index normalizer_step, std::byte* scratch) {
   if (slice.first == slice.last || run.blocks == 0) return;
   simd::MatrixRead<T> block;
-  block.packed = packed;
-  block.packed_step = packed_step;
+  set_features(block, slice, run, packed, packed_step, scratch);
   block.sums = sums;
   block.sum_step = sum_step;
   block.normalizer_rows = normalizer;
   block.normalizer_step = normalizer_step;
-  block.blocks = run.blocks;
-  block.tokens = run.tokens;
-  block.last_tokens = run.last_tokens;
   block.value_stride = slice.value_stride;
-  block.map = slice.map;
   block.coefficients = slice.query_coefficients(c);
-  block.first = slice.first;
-  block.last = slice.last;
-  block.scratch = scratch;
   block.summary = slice.summary;
   block.normalizer = slice.normalizer;
   matrix.read(block);
@@ -85,19 +65,14 @@ void pull_back_on_unit(const simd::MatrixBackwardKernelSet<T>& matrix, const Sum
                        const T* target_normalizer, T* gradient, T* shift, std::byte* scratch) {
   if (slice.first == slice.last) return;
   simd::MatrixPullBack<T> block;
-  block.packed = packed;
+  set_features(block, slice, {1, tokens, tokens}, packed, 0, scratch);
   block.target = target;
   block.target_normalizer = target_normalizer;
-  block.tokens = block.last_tokens = tokens;
   block.value_dim = value_dim;
-  block.map = slice.map;
   block.coefficients = slice.query_coefficients(c);
   block.shift_constant = static_cast<T>(c.c1);
-  block.first = slice.first;
-  block.last = slice.last;
   block.summary = slice.summary;
   block.normalizer = slice.normalizer;
-  block.scratch = scratch;
   block.gradient = gradient;
   block.shift = shift;
   matrix.pull_back(block);

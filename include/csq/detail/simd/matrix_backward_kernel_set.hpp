@@ -69,21 +69,15 @@ struct MatrixDirectBackward {
 // with its coefficient in it; degrees 0 and 1, whose sums over all tokens are the shift's gradient, see S as a sum of
 // two bfloat16, right to 2^-17. The normaliser's part of P and everything after P is float.
 template <class T>
-struct MatrixPullBack {
-  const T* packed = nullptr;             // [blocks], packed_step apart
+struct MatrixPullBack : MatrixFeatures<T> {
   const BFloat16Bits* target = nullptr;  // targets: y less its last number
   const T* target_normalizer = nullptr;  // that number, y_t,dv, of each token: [B], zero past the tokens
-  Index packed_step = 0, target_step = 0, target_normalizer_step = 0;
-  Index blocks = 1;
-  Index tokens = 0, last_tokens = 0;  // of each block but the last, and of the last
+  Index target_step = 0, target_normalizer_step = 0;
   Index value_dim = 0;
-  FeatureMap map;
   FeatureCoefficients<T> coefficients;
   T shift_constant = 0;
-  Index first = 0, last = 0;
   const T* summary = nullptr;  // [features][padded value_dim]
   const T* normalizer = nullptr;
-  void* scratch = nullptr;
   T* gradient = nullptr;  // [dim][B] of each block
   T* shift = nullptr;     // [B] of each block
   Index gradient_step = 0, shift_step = 0;

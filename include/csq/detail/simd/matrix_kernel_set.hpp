@@ -61,22 +61,37 @@ constexpr Index matrix_scratch_bytes(Index value_stride) {
   return larger > direct ? larger : direct;
 }
 
-// summary[f] ← keep·summary[f] + Σ_t φ_f(x_t) y_t and normalizer[f] ← keep·normalizer[f] + Σ_t φ_f(x_t) r_t over the
-// tokens of one block or several: a summary that the second-level cache does not hold is brought in once for all.
-// For features in [first, last); `first` and the end as in AbsorbBlock.
-template <class T>
-struct MatrixAbsorb {
-  const T* packed = nullptr;             // [blocks], packed_step apart
-  const BFloat16Bits* values = nullptr;  // value pairs
-  const T* row_weights = nullptr;        // r, [B] of each block; zero past the tokens
-  Index packed_step = 0, value_step = 0, row_weight_step = 0;
+// Blocks of packed tokens, equal steps apart, all but the last with the same number of tokens.
+struct BlockRun {
   Index blocks = 1;
   Index tokens = 0, last_tokens = 0;  // of each block but the last, and of the last
-  Index value_stride = 0;
+
+  // Of `count` tokens.
+  static BlockRun of(Index count, Index block) {
+    const Index blocks = (count + block - 1) / block;
+    return {blocks, block, blocks == 0 ? 0 : count - (blocks - 1) * block};
+  }
+};
+
+// What absorb, read and pull_back have in common: the features [first, last), both as in AbsorbBlock, of some blocks.
+template <class T>
+struct MatrixFeatures : BlockRun {
+  const T* packed = nullptr;  // [blocks], packed_step apart
+  Index packed_step = 0;
   FeatureMap map;
   Index first = 0, last = 0;
-  T keep = 1;
   void* scratch = nullptr;
+};
+
+// summary[f] ← keep·summary[f] + Σ_t φ_f(x_t) y_t and normalizer[f] ← keep·normalizer[f] + Σ_t φ_f(x_t) r_t over the
+// tokens of one block or several: a summary that the second-level cache does not hold is brought in once for all.
+template <class T>
+struct MatrixAbsorb : MatrixFeatures<T> {
+  const BFloat16Bits* values = nullptr;  // value pairs
+  const T* row_weights = nullptr;        // r, [B] of each block; zero past the tokens
+  Index value_step = 0, row_weight_step = 0;
+  Index value_stride = 0;
+  T keep = 1;
   T* summary = nullptr;
   T* normalizer = nullptr;
 };
@@ -85,18 +100,12 @@ struct MatrixAbsorb {
 // several, of the query heads of a group or, without a mask, of a sequence: the summary is rounded once for all of
 // them.
 template <class T>
-struct MatrixRead {
-  const T* packed = nullptr;
+struct MatrixRead : MatrixFeatures<T> {
   T* sums = nullptr;             // tiles
   T* normalizer_rows = nullptr;  // [B]
-  Index packed_step = 0, sum_step = 0, normalizer_step = 0;
-  Index blocks = 1;
-  Index tokens = 0, last_tokens = 0;
+  Index sum_step = 0, normalizer_step = 0;
   Index value_stride = 0;
-  FeatureMap map;
   FeatureCoefficients<T> coefficients;
-  Index first = 0, last = 0;
-  void* scratch = nullptr;
   const T* summary = nullptr;
   const T* normalizer = nullptr;
 };
