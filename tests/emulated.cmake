@@ -1,12 +1,6 @@
 # Included by CMakeLists.txt where programs are compiled for another processor and an emulator runs them: one program of
 # all tests, an entry for every file of them. Each operation on numbers takes the emulator ten times as long or more.
 
-set(names)
-foreach(source IN LISTS sources)
-  cmake_path(GET source STEM name)
-  string(REGEX REPLACE "^test_" "" name ${name})
-  list(APPEND names ${name})
-endforeach()
 list(REMOVE_ITEM names
   attend attend_arrays attend_outputs replace_files # start programs
   npy # of the examples, no kernel

@@ -9,11 +9,9 @@
 #include "csq/detail/simd/matrix_backward_kernel_set.hpp"
 #include "csq/detail/simd/matrix_kernel_set.hpp"
 
-// Vectors wider than what the unit is compiled for: every function that takes one by value is inlined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
+// Vectors wider than what the unit is compiled for, between functions of this unit alone. To the unit's end: that is
+// where compilers say it.
 #pragma GCC diagnostic ignored "-Wpsabi"
-#endif
 
 #include "csq/detail/base/precise_begin.inl"
 
@@ -109,7 +107,3 @@ CSQ_INLINE void coarse_exp2_in_place(Vector<float>& x) { exp2_in_place(x); }
 }  // namespace CSQ_CODE::detail::simd::emulated_amx
 
 #include "csq/detail/base/precise_end.inl"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif

@@ -1,9 +1,6 @@
 // Every backward kernel of the matrix unit, by itself, against plain loops in double over operands that are rounded the
 // same way: with tiles in plain C++ everywhere, and on the unit itself where the processor has it.
 
-// Vectors of 64 bytes between functions of this unit alone.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -63,7 +60,7 @@ void for_each_matrix_set(const Check& check) {
 #endif
 }
 
-TEST_CASE("whether the matrix unit is there") {
+TEST_CASE("whether the matrix unit is there for backward") {
 #if defined(__x86_64__)
   if (!csq::detail::simd::avx512_amx::Target::is_supported())
     WARN("no Intel AMX here: its kernels run on emulated tiles");
