@@ -56,8 +56,7 @@ install_missing $mode
 jobs=$(nproc 2>/dev/null || echo 2)
 cd "$root"
 
-# use_preset PRESET [OPTION…]: configures, builds and tests; the tests of these labels, if there are any.
-labels=
+# use_preset PRESET [OPTION…]: configures, builds and tests; the tests of $labels alone, where they are set.
 use_preset() {
   preset=$1
   shift
@@ -67,6 +66,7 @@ use_preset() {
 }
 
 run_stage() {
+  labels=
   case $1 in
     format)
       find include tests bench examples -name '*.[ch]pp' -exec clang-format --dry-run --Werror {} +
@@ -76,17 +76,14 @@ run_stage() {
         -std=c++20 -O2 -Iinclude -isystem "$(eigen_folder)"
       ;;
     # g++ by name: the default compiler may be another, and both are wanted.
-    release) use_preset release -DCMAKE_CXX_COMPILER=g++ ;;
-    clang) use_preset clang -DCMAKE_CXX_COMPILER=clang++ ;;
+    release) use_preset release -DCMAKE_CXX_COMPILER=g++ -DCSQ_TESTS_TOGETHER=ON ;;
+    clang) use_preset clang -DCMAKE_CXX_COMPILER=clang++ -DCSQ_TESTS_TOGETHER=ON ;;
     # The unit tests alone.
     asan-ubsan | tsan)
       labels='unit|fuzz'
       use_preset "$1" -DCMAKE_CXX_COMPILER=clang++ -DCSQ_BUILD_BENCH=OFF -DCSQ_BUILD_EXAMPLES=OFF
       ;;
-    aarch64)
-      labels=
-      use_preset aarch64
-      ;;
+    aarch64) use_preset aarch64 ;;
     s390x) cross_endian ;;
   esac
 }
