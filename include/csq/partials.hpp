@@ -21,14 +21,14 @@ template <class Mechanism, class First, class FirstStatistic, class Second, clas
           class Statistic>
 void merge_partials(const Mechanism& mechanism, Heads<First> first, Heads<FirstStatistic> first_normalizer,
                     Heads<Second> second, Heads<SecondStatistic> second_normalizer, Heads<Output> out,
-                    Heads<Statistic> normalizer, int threads = 0) {
+                    Heads<Statistic> normalizer, int threads = 0, const Executor& executor = {}) {
   if constexpr (detail::can_go_together_in_full(detail::Read<First, FirstStatistic, Second, SecondStatistic>{},
                                                 detail::Written<Output, Statistic>{}))
     detail::merge_partials_checked<Output>(
         detail::weight_of(mechanism).kind == detail::Weight::Kind::exponential,
         {detail::normalized<Heads<const Output>>(first), detail::normalized<Heads<const Output>>(first_normalizer)},
         {detail::normalized<Heads<const Output>>(second), detail::normalized<Heads<const Output>>(second_normalizer)},
-        {detail::normalized(out), detail::normalized(normalizer)}, threads);
+        {detail::normalized(out), detail::normalized(normalizer)}, {threads, executor});
 }
 
 }  // namespace CSQ_CODE

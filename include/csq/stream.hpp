@@ -36,6 +36,7 @@ struct StreamOptions {
   Centering centering = Centering::automatic;
   Index rollback = 16;  ///< R: tokens that can be taken back, at most 72
   int threads = 0;
+  Executor executor{};  ///< copied; its pool must outlive the stream and its forks
 };
 
 }  // namespace CSQ_TYPES
@@ -56,7 +57,7 @@ class Stream {
               {shape.batch, shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, options.scale, options.window,
                options.sink, options.soft_cap, options.gated,
                options.centering == Centering::automatic ? default_centering<Mechanism>(true) : options.centering,
-               options.rollback, options.threads},
+               options.rollback, {options.threads, options.executor}},
               detail::simd::storage_of<T>()) {}
 
   /// Appends tokens: q [batch, heads, n, d], k [batch, kv_heads, n, d], v [batch, kv_heads, n, dᵥ] → out

@@ -37,6 +37,7 @@ struct SummaryOptions {
   Index start_count = 0;
   std::span<const double> start_mean{};  ///< [batch, kv_heads, key_dim]
   int threads = 0;
+  Executor executor{};  ///< copied; its pool must outlive the summary and its copies
 };
 
 }  // namespace CSQ_TYPES
@@ -55,7 +56,7 @@ class Summary {
       : core_(detail::weight_of(mechanism),
               {shape.batch, shape.kv_heads, shape.key_dim, shape.value_dim, options.scale,
                options.centering == Centering::automatic ? default_centering<Mechanism>(true) : options.centering,
-               options.gated, options.start_count, options.start_mean, options.threads}) {}
+               options.gated, options.start_count, options.start_mean, {options.threads, options.executor}}) {}
 
   /// Takes up k [batch, kv_heads, m, d] and v [batch, kv_heads, m, dᵥ]; O(m·D·dᵥ) a head. log_gate [batch, kv_heads, m,
   /// 1] where the summary is gated: what is held decays by all of them, the first included.
