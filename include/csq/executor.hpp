@@ -59,7 +59,7 @@ struct Executor {
         pool(const_cast<void*>(reinterpret_cast<const volatile void*>(&object))),
         width(width_in) {
     static_assert(std::is_lvalue_reference_v<Object>,
-                  "csq: an executor refers to what it is made of: a temporary would be gone before it is used");
+                  "csq: an executor refers to what it is made of, which cannot be a temporary");
   }
 
   CSQ_ALWAYS_INLINE bool given() const { return run != nullptr || pool != nullptr || width != 0; }

@@ -16,6 +16,7 @@ namespace CSQ_CODE {
 /// normalizers [batch, heads, n, 1] are what attention left for disjoint keys with the same mechanism, scale and rows
 /// (a centring must be that of the whole: `none`, or a prefix with its history); a sink belongs to one of them. `out`
 /// and `normalizer` are overwritten, and may be those of one part. std::invalid_argument for sizes that do not fit.
+/// `threads` and `executor` as in Options.
 ///   csq::merge_partials(csq::Softmax{}, O1, L1, O2, L2, O, L);
 template <class Mechanism, class First, class FirstStatistic, class Second, class SecondStatistic, class Output,
           class Statistic>

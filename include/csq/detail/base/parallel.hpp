@@ -41,7 +41,7 @@ inline void check_threads(const Threads& requested) {
 
 #ifdef _OPENMP
 inline void run_on_openmp(void*, std::int64_t count, Executor::Task task) {
-#pragma omp parallel for schedule(static, 1) num_threads(static_cast<int>(count))
+#pragma omp parallel for schedule(static, 1) num_threads(static_cast <int>(count))
   for (std::int64_t index = 0; index < count; ++index) task(index);
 }
 #endif
@@ -61,7 +61,8 @@ inline Threads usable_threads(const Threads& requested) {
   int available = omp_get_max_threads();
   const int wanted = requested.count == 0 ? available : requested.count;
   if (wanted > available) available = larger(available, omp_get_num_procs());  // asks the system: not always
-  const int count = smaller(smaller(wanted, static_cast<int>(most_threads)), smaller(available, omp_get_thread_limit()));
+  const int count =
+      smaller(smaller(wanted, static_cast<int>(most_threads)), smaller(available, omp_get_thread_limit()));
   return {larger(1, count), {run_on_openmp, nullptr, available}};
 #else
   return {};
@@ -79,46 +80,47 @@ inline Threads threads_for_work(double multiply_adds, const Threads& requested) 
 
 // One parallel loop: its workers take indices from it until none is left. So it does not matter which of them run, when
 // and where: a pool may have fewer threads than it says, and run one worker after the other.
-template <class Body>
-class Loop {
- public:
-  Loop(Index count, int workers, const Body& body) : body_(body), count_(count), shared_(workers > 1) {}
+struct Loop {
+  const void* body = nullptr;
+  Index count = 0;
+  bool shared = false;
+  Index next = 0;
+  int done = 0;  // workers
 
-  // Out of line: each body once in a program, for one worker as for many.
-  __attribute__((noinline)) static void work(void* loop, std::int64_t worker) {
-    Loop& own = *static_cast<Loop*>(loop);
-    const Body& body = own.body_;
-    const Index count = own.count_;
-    for (Index index = own.take(); index < count; index = own.take()) body(index, static_cast<int>(worker));
-    __atomic_fetch_add(&own.done_, 1, __ATOMIC_RELEASE);
-  }
-  int workers_done() const { return __atomic_load_n(&done_, __ATOMIC_ACQUIRE); }
-
- private:
   // Built in, since <atomic> would add to what a program that includes csq compiles.
-  Index take() { return shared_ ? __atomic_fetch_add(&next_, 1, __ATOMIC_RELAXED) : next_++; }
-
-  const Body& body_;
-  Index count_, next_ = 0;
-  int done_ = 0;
-  bool shared_;
+  Index take() { return shared ? __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED) : next++; }
 };
+
+template <class Body>
+void work_on(void* context, std::int64_t worker) {
+  Loop& loop = *static_cast<Loop*>(context);
+  const Body& body = *static_cast<const Body*>(loop.body);
+  const Index count = loop.count;
+  for (Index index = loop.take(); index < count; index = loop.take()) body(index, static_cast<int>(worker));
+  __atomic_fetch_add(&loop.done, 1, __ATOMIC_RELEASE);
+}
+
+// Out of line, as bodies are: each is compiled once, for one worker as for many.
+__attribute__((noinline)) inline void run_loop(Index count, const Threads& threads, const void* body,
+                                               void (*work)(void* loop, std::int64_t worker)) {
+  const int workers = static_cast<int>(smaller<Index>(count, threads.count));
+  Loop loop{.body = body, .count = count, .shared = workers > 1};
+  if (!loop.shared) {
+    work(&loop, 0);
+    return;
+  }
+  threads.executor.run(threads.executor.pool, workers, {work, &loop});
+  // A pool that drops tasks, having been told to end, would leave outputs that nobody has written.
+  const int done = __atomic_load_n(&loop.done, __ATOMIC_ACQUIRE);
+  require(done == workers, "executor: returned with ", done, " of ", workers, " tasks done");
+}
 
 // body(index, thread) for every index in [0, count), in any order; thread in [0, threads), no two at a time with the
 // same. Inside a body nothing throws, allocates or starts threads, and arrays stand in the thread's scratch, not on its
 // stack.
 template <class Body>
 void parallel_for(Index count, const Threads& threads, const Body& body) {
-  const int workers = static_cast<int>(smaller<Index>(count, threads.count));
-  Loop<Body> loop(count, workers, body);
-  if (workers <= 1) {
-    Loop<Body>::work(&loop, 0);
-    return;
-  }
-  threads.executor.run(threads.executor.pool, workers, {Loop<Body>::work, &loop});
-  // A pool that drops tasks, having been told to end, would leave outputs that nobody has written.
-  require(loop.workers_done() == workers, "executor: returned with ", loop.workers_done(), " of ", workers,
-          " tasks done");
+  run_loop(count, threads, &body, work_on<Body>);
 }
 
 }  // namespace CSQ_CODE::detail
