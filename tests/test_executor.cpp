@@ -276,7 +276,10 @@ struct Calls {
   }
 };
 
-using NamedCall = std::pair<const char*, std::function<void(Calls&, const csq::Options&)>>;
+struct NamedCall {
+  const char* name;
+  std::function<void(Calls&, const csq::Options&)> run;
+};
 const std::vector<NamedCall> named_calls{
     {"attention", &Calls::attend},    {"backward", &Calls::pull_back},
     {"packed", &Calls::pack},         {"packed backward", &Calls::pull_back_packed},
@@ -307,15 +310,15 @@ TEST_CASE("executors: attention and its gradient are those of one thread, to the
 
 TEST_CASE("executors: every call that takes one gives the bits of one thread, and uses it") {
   Calls calls;
-  for (const auto& [name, call] : named_calls) {
-    INFO(name);
+  for (const NamedCall& call : named_calls) {
+    INFO(call.name);
     std::vector<double> expected;
     for_each_executor([&](int threads, const Executor& executor) {
       calls.clear();
       csq::Options options;
       options.threads = threads;
       options.executor = executor;
-      call(calls, options);
+      call.run(calls, options);
       if (expected.empty()) expected = calls.written();
       CHECK(same_bits(calls.written(), expected));
     });
@@ -348,8 +351,8 @@ TEST_CASE("executors: entries of a batch of streams and of summaries") {
 TEST_CASE("executors: tasks run on the pool's threads alone") {
   Calls calls;
   Pool pool(3);
-  for (const auto& [name, call] : named_calls) {
-    INFO(name);
+  for (const NamedCall& call : named_calls) {
+    INFO(call.name);
     std::atomic<bool> only_there = true, in_openmp = false;
     const auto run = [&](Index count, Task task) {
       pool.run(count, [&](Index i) {
@@ -363,7 +366,7 @@ TEST_CASE("executors: tasks run on the pool's threads alone") {
     calls.clear();
     csq::Options options;
     options.executor = {run, 3};
-    call(calls, options);
+    call.run(calls, options);
     CHECK(only_there);
     CHECK(!in_openmp);
   }
@@ -474,14 +477,14 @@ TEST_CASE("a pool's own thread makes calls of one thread") {
 }
 
 TEST_CASE("executors: what a pool throws reaches the caller, wherever it does, and the next call is right") {
-  for (const auto& [name, call] : named_calls) {
-    INFO(name);
+  for (const NamedCall& call : named_calls) {
+    INFO(call.name);
     Calls calls;
     csq::Workspace workspace;
     calls.clear();
     csq::Options options;
     options.threads = 1;
-    call(calls, options);
+    call.run(calls, options);
     const std::vector<double> expected = calls.written();
     options.threads = 0;
     options.workspace = &workspace;
@@ -496,14 +499,14 @@ TEST_CASE("executors: what a pool throws reaches the caller, wherever it does, a
       options.executor = {failing, 3};
       calls.clear();
       try {
-        call(calls, options);
+        call.run(calls, options);
         ++passes;
       } catch (const std::system_error&) {
         ++failed;
         const auto good = [&](Index count, Task task) { run_in_turn(count, task); };
         options.executor = {good, 3};
         calls.clear();
-        call(calls, options);
+        call.run(calls, options);
       }
       CHECK(same_bits(calls.written(), expected));
     }
@@ -566,11 +569,11 @@ TEST_CASE("executors: a pool that drops tasks is an error, not a wrong result") 
   Calls calls;
   for (const Index done : {0, 1}) {
     const auto dropping = [&](Index count, Task task) { run_in_turn(std::min(count, done), task); };
-    for (const auto& [name, call] : named_calls) {
-      INFO(name << ", " << done << " done");
+    for (const NamedCall& call : named_calls) {
+      INFO(call.name << ", " << done << " done");
       csq::Options options;
       options.executor = {dropping, 3};
-      CHECK(names(rejection([&, &c = call] { c(calls, options); }), "executor"));
+      CHECK(names(rejection([&] { call.run(calls, options); }), "executor"));
     }
   }
 }
@@ -586,15 +589,15 @@ TEST_CASE("executors without a width or a function are refused before anything i
   };
   for (const auto& [executor, sentence] : wrong)
     for (const int threads : {0, 1, 3})
-      for (const auto& [name, call] : named_calls) {
-        if (std::string(name).find("backward") != std::string::npos) continue;  // below: its forward writes
-        INFO(name << ", " << sentence << ", threads " << threads);
+      for (const NamedCall& call : named_calls) {
+        if (std::string(call.name).find("backward") != std::string::npos) continue;  // below: its forward writes
+        INFO(call.name << ", " << sentence << ", threads " << threads);
         calls.clear();
         const std::vector<double> before = calls.written();
         csq::Options options;
         options.threads = threads;
         options.executor = executor;
-        const std::string message = rejection([&, &c = call] { c(calls, options); });
+        const std::string message = rejection([&] { call.run(calls, options); });
         CHECK(names(message, "executor"));
         CHECK(message.find(sentence) != std::string::npos);
         CHECK(same_bits(calls.written(), before));

@@ -97,7 +97,7 @@ void work_on(void* context, std::int64_t worker) {
   const Body& body = *static_cast<const Body*>(loop.body);
   const Index count = loop.count;
   for (Index index = loop.take(); index < count; index = loop.take()) body(index, static_cast<int>(worker));
-  __atomic_fetch_add(&loop.done, 1, __ATOMIC_RELEASE);
+  if (loop.shared) __atomic_fetch_add(&loop.done, 1, __ATOMIC_RELEASE);
 }
 
 // Out of line, as bodies are: each is compiled once, for one worker as for many.
