@@ -11,7 +11,7 @@ list(REMOVE_ITEM names
   resources allocation_failure workspace # count bytes and allocations, which are alike on every processor
   # Repeat calls for many numbers of threads, whose stores the emulator shows each other in this machine's order, not in
   # that of the other.
-  threads backward_threads summary_threads
+  threads backward_threads summary_threads executor
 )
 # Test cases that take half a minute to a minute and a half and are left out, for the same reasons: of threads, of many
 # tokens, of the bytes of a state; and three whose sizes repeat what other cases do with smaller ones.

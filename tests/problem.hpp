@@ -317,6 +317,7 @@ struct Run {
   int threads = 1;
   csq::Workspace* workspace = nullptr;
   csq::KeptSummary* summary = nullptr;
+  csq::Executor executor{};
 };
 
 // What normalisers, gates and biases of arrays of T are made of: T, or float beside 16 bits.
@@ -346,6 +347,7 @@ inline csq::Options options_of(const Problem& p, const Run& run, const csq::Hist
   options.method = run.method;
   options.chunk = run.chunk;
   options.threads = run.threads;
+  options.executor = run.executor;
   options.workspace = run.workspace;
   options.summary = run.summary;
   return options;

@@ -3,7 +3,7 @@
 
 if(CSQ_SANITIZE STREQUAL "thread")
   # Not the tests that replace operator new (allocations.hpp): ThreadSanitizer of clang 14 links its own whatever happens.
-  set(names backward_threads many_heads summary_threads threads)
+  set(names backward_threads executor many_heads summary_threads threads)
 else()
   set(names
     agreement allocation_failure backward_errors backward_golden backward_kernels edge_cases errors golden kept_summary

@@ -7,6 +7,7 @@
 #include "csq/attention_backward.hpp"
 #include "csq/cost_model.hpp"
 #include "csq/eigen.hpp"
+#include "csq/executor.hpp"
 #include "csq/heads.hpp"
 #include "csq/kept_summary.hpp"
 #include "csq/mechanism.hpp"

@@ -1,4 +1,4 @@
-// What a call may choose: mask, lengths, centring, method, threads, workspace.
+// What a call may choose: mask, lengths, centring, method, threads, executor, workspace.
 #pragma once
 
 #include "csq/detail/base/requirements.hpp"
@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "csq/detail/base/storage.hpp"
+#include "csq/executor.hpp"
 #include "csq/heads.hpp"
 
 namespace CSQ_TYPES {
@@ -155,8 +156,12 @@ struct Options {
   Index chunk = 0;
 
   /// 0 = all; always 1 inside somebody else's parallel region. No more than the machine has, or OMP_NUM_THREADS or
-  /// omp_set_num_threads ask for. Results do not depend on it.
+  /// omp_set_num_threads ask for. With an executor: 0 = its width, which is the most, wherever the call is made from.
+  /// Results do not depend on it.
   int threads = 0;
+
+  /// The caller's own threads instead of OpenMP's. Results do not depend on it.
+  Executor executor{};
 
   /// Scratch that is kept between calls; without one the call allocates and frees its own.
   Workspace* workspace = nullptr;

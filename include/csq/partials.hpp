@@ -16,19 +16,20 @@ namespace CSQ_CODE {
 /// normalizers [batch, heads, n, 1] are what attention left for disjoint keys with the same mechanism, scale and rows
 /// (a centring must be that of the whole: `none`, or a prefix with its history); a sink belongs to one of them. `out`
 /// and `normalizer` are overwritten, and may be those of one part. std::invalid_argument for sizes that do not fit.
+/// `threads` and `executor` as in Options.
 ///   csq::merge_partials(csq::Softmax{}, O1, L1, O2, L2, O, L);
 template <class Mechanism, class First, class FirstStatistic, class Second, class SecondStatistic, class Output,
           class Statistic>
 void merge_partials(const Mechanism& mechanism, Heads<First> first, Heads<FirstStatistic> first_normalizer,
                     Heads<Second> second, Heads<SecondStatistic> second_normalizer, Heads<Output> out,
-                    Heads<Statistic> normalizer, int threads = 0) {
+                    Heads<Statistic> normalizer, int threads = 0, const Executor& executor = {}) {
   if constexpr (detail::can_go_together_in_full(detail::Read<First, FirstStatistic, Second, SecondStatistic>{},
                                                 detail::Written<Output, Statistic>{}))
     detail::merge_partials_checked<Output>(
         detail::weight_of(mechanism).kind == detail::Weight::Kind::exponential,
         {detail::normalized<Heads<const Output>>(first), detail::normalized<Heads<const Output>>(first_normalizer)},
         {detail::normalized<Heads<const Output>>(second), detail::normalized<Heads<const Output>>(second_normalizer)},
-        {detail::normalized(out), detail::normalized(normalizer)}, threads);
+        {detail::normalized(out), detail::normalized(normalizer)}, {threads, executor});
 }
 
 }  // namespace CSQ_CODE

@@ -36,6 +36,7 @@ struct StreamOptions {
   Centering centering = Centering::automatic;
   Index rollback = 16;  ///< R: tokens that can be taken back, at most 72
   int threads = 0;
+  Executor executor{};  ///< copied; its pool must outlive the stream and its forks
 };
 
 }  // namespace CSQ_TYPES
@@ -43,8 +44,9 @@ struct StreamOptions {
 namespace CSQ_CODE {
 
 /// The state of `batch` sequences, and what goes on from it. Copies are forks; the first call of one allocates its
-/// scratch. Errors are std::invalid_argument or std::bad_alloc, and then nothing has changed. One call at a time;
-/// threads share the entries of the batch, or the key heads of one.
+/// scratch. Errors are std::invalid_argument or std::bad_alloc, and then nothing has changed; what an executor
+/// throws leaves a state that is good for nothing but reset, load and assignment. One call at a time; threads share the
+/// entries of the batch, or the key heads of one.
 template <class T>
 class Stream {
  public:
@@ -56,7 +58,7 @@ class Stream {
               {shape.batch, shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, options.scale, options.window,
                options.sink, options.soft_cap, options.gated,
                options.centering == Centering::automatic ? default_centering<Mechanism>(true) : options.centering,
-               options.rollback, options.threads},
+               options.rollback, detail::Threads{options.threads, options.executor}},
               detail::simd::storage_of<T>()) {}
 
   /// Appends tokens: q [batch, heads, n, d], k [batch, kv_heads, n, d], v [batch, kv_heads, n, dᵥ] → out

@@ -37,6 +37,7 @@ struct SummaryOptions {
   Index start_count = 0;
   std::span<const double> start_mean{};  ///< [batch, kv_heads, key_dim]
   int threads = 0;
+  Executor executor{};  ///< copied; its pool must outlive the summary and its copies
 };
 
 }  // namespace CSQ_TYPES
@@ -44,8 +45,9 @@ struct SummaryOptions {
 namespace CSQ_CODE {
 
 /// All entries of the batch hold the same number of keys. Summaries of `kv_heads` key heads of `batch` sequences. A
-/// value: copies are independent. Errors are std::invalid_argument or std::bad_alloc, and then nothing has changed.
-/// Results do not depend on `threads`.
+/// value: copies are independent. Errors are std::invalid_argument or std::bad_alloc, and then nothing has changed;
+/// what an executor throws leaves a state that is good for nothing but reset, load and assignment. Results do not
+/// depend on `threads` or the executor.
 template <class T>
 class Summary {
  public:
@@ -55,7 +57,8 @@ class Summary {
       : core_(detail::weight_of(mechanism),
               {shape.batch, shape.kv_heads, shape.key_dim, shape.value_dim, options.scale,
                options.centering == Centering::automatic ? default_centering<Mechanism>(true) : options.centering,
-               options.gated, options.start_count, options.start_mean, options.threads}) {}
+               options.gated, options.start_count, options.start_mean,
+               detail::Threads{options.threads, options.executor}}) {}
 
   /// Takes up k [batch, kv_heads, m, d] and v [batch, kv_heads, m, dᵥ]; O(m·D·dᵥ) a head. log_gate [batch, kv_heads, m,
   /// 1] where the summary is gated: what is held decays by all of them, the first included.

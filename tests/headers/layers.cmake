@@ -3,7 +3,7 @@
 cmake_minimum_required(VERSION 3.21)
 
 # The house, from the ground up; a folder may include itself and what stands before it.
-set(layer_0 detail/base/.*)
+set(layer_0 detail/base/.* executor)
 set(layer_1 heads shape options mechanism workspace kept_summary)
 set(layer_2 detail/call/.*)
 set(layer_3 detail/simd/.*)

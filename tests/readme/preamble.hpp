@@ -20,3 +20,9 @@ float gates[8 * 16], gate_gradients[8 * 16];
 const float* gate_data = gates;
 csq::Heads<float> dG{gate_gradients, {batch, 8, n, 1}};
 const std::vector<double> sinks(32);
+struct {
+  template <class Task>
+  void for_each(csq::Index count, const Task& task) const {
+    for (csq::Index i = 0; i < count; ++i) task(i);
+  }
+} const pool;

@@ -33,6 +33,10 @@ namespace {
   csq::attention_backward(mechanism, brain_heads, brain_heads, brain_heads, brain_to, normalizer_heads, brain_heads,
                           {brain_slope, brain_slope, brain_slope});
   csq::rank_penalty(half_heads, half_heads);
+  const auto in_turn = [](csq::Index count, csq::Executor::Task task) {
+    for (csq::Index i = 0; i < count; ++i) task(i);
+  };
+  csq::attention(mechanism, q, k, v, out, {.executor = {in_turn, 2}});
   csq::attention_backward(mechanism, query_heads, query_heads, query_heads, out_heads, normalizer_heads, query_heads,
                           {gradient, csq::heads_of(dk), csq::heads_of(dv)});
 
@@ -170,6 +174,8 @@ namespace {
   csq::bound_penalty(brain_heads, half_heads, brain_to, brain_slope);
 #elif defined(CASE_bfloat_penalty_into_float)   // csq: element types do not mix: a call's arrays have one scalar type
   csq::rank_penalty(brain_heads, gradient);
+#elif defined(CASE_temporary_executor)  // csq: an executor refers to what it is made of, which cannot be a temporary
+  csq::attention(mechanism, q, k, v, out, {.executor = {[](csq::Index, csq::Executor::Task) {}, 2}});
 #endif
 }
 

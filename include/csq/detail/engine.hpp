@@ -20,7 +20,7 @@ void assign_threads(Problem<T>& problem, const Workload& work, const Options& op
       problem.plan.method() == Method::factored
           ? count_factored(work, feature_count(problem.weight, work.shape.key_dim), options.chunk)
           : count_direct(work);
-  form_teams(problem, multiply_adds, threads_for_work(multiply_adds, options.threads));
+  form_teams(problem, multiply_adds, threads_for_work(multiply_adds, threads_of(options)));
 }
 
 // Makes the plan of a call whose arrays and options are resolved.

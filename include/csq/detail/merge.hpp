@@ -73,7 +73,7 @@ void check_in_place(std::string_view name, const Heads<T>& output, std::string_v
 
 template <class T>
 void merge_partials_checked(bool exponential, const Partial<const T>& first, const Partial<const T>& second,
-                            const Partial<T>& out, int threads) {
+                            const Partial<T>& out, const Threads& threads) {
   check_heads("out", out.rows);
   const auto& s = out.rows.shape;
   const auto check_rows = [&](std::string_view name, const auto& view, Index dim) {
@@ -87,7 +87,7 @@ void merge_partials_checked(bool exponential, const Partial<const T>& first, con
   check_rows("first_normalizer", first.statistic, 1);
   check_rows("second_normalizer", second.statistic, 1);
   check_rows("normalizer", out.statistic, 1);
-  require(threads >= 0, "threads: is ", threads, " but must not be negative");
+  check_threads(threads);
   check_no_self_overlap("out", out.rows);
   check_no_self_overlap("normalizer", out.statistic);
   check_apart(footprint("out", out.rows), footprint("normalizer", out.statistic));

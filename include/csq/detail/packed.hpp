@@ -205,7 +205,7 @@ struct PackedBackward {
 
 // How the sequences are dealt out, and the scratch that they take.
 struct PackedPlan {
-  int threads = 1;
+  Threads threads;
   double long_from = 0;  // work of a sequence that all threads serve together
   std::size_t long_bytes = 0, short_bytes = 0;
   Index short_count = 0;
@@ -223,7 +223,7 @@ PackedPlan plan_packed(const Sequences& sequences, const Options& options) {
   PackedPlan plan;
   double total = 0;
   for (Index s = 0; s < sequences.count(); ++s) total += sequences.work(s);
-  plan.threads = threads_for_work(total, options.threads);
+  plan.threads = threads_for_work(total, threads_of(options));
   plan.long_from = total / (shares * plan.threads);
   for (Index s = 0; s < sequences.count(); ++s) {
     const bool is_long = plan.is_long(sequences.work(s));

@@ -37,6 +37,10 @@ double JOIN(UNIT, _heads)() {
     pass(csq::Csq{}, {.method = csq::Method::factored, .chunk = 16, .workspace = &workspace, .summary = &summary});
     pass(csq::Csq{}, {.causal = true, .method = csq::Method::factored, .chunk = 16, .threads = 2});
     pass(csq::Linear{}, {});
+    const auto in_turn = [](csq::Index count, csq::Executor::Task task) {
+      for (csq::Index index = 0; index < count; ++index) task(index);
+    };
+    pass(csq::Csq{}, {.executor = {in_turn, 2}});
     sum += csq::bound_penalty(Q, K, csq::Heads<float>(dq.data(), shape), csq::Heads<float>(dk.data(), shape)).value;
   }
   return sum;

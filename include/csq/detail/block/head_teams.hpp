@@ -18,7 +18,7 @@ namespace CSQ_CODE::detail {
 
 // Deals out `threads` for a call of that many multiply-adds.
 template <class T>
-void form_teams(Problem<T>& problem, double multiply_adds, int threads) {
+void form_teams(Problem<T>& problem, double multiply_adds, const Threads& threads) {
   constexpr Index many = 16;          // heads a thread: the last ones cost a sixteenth at most
   constexpr Index enough = 2;         // the same where waiting costs more than heads that do not deal out evenly:
   constexpr double short_head = 2e6;  // multiply-adds, less than a millisecond
@@ -26,15 +26,15 @@ void form_teams(Problem<T>& problem, double multiply_adds, int threads) {
   const bool apart =
       threads > 1 && (heads >= many * threads ||
                       (heads >= enough * threads && multiply_adds < short_head * static_cast<double>(heads)));
-  problem.teams = apart ? threads : 1;
-  problem.threads = apart ? 1 : threads;
+  problem.teams = apart ? threads : Threads{};
+  problem.threads = apart ? Threads{} : threads;
 }
 
 // The scratch of each team. Scratch has its layout from one team's problem, and says how many heads it serves at a
 // time.
 template <class Scratch>
 struct HeadTeams {
-  int count = 1;
+  Threads count;
   Scratch* each = nullptr;
 
   template <class T, class AnyProblem>

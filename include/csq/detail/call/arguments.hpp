@@ -198,7 +198,7 @@ void resolve_options(Problem<T>& problem, const Options& options, Centering auto
   problem.query_history = options.query_history;
   problem.key_history = options.key_history;
   require(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
-  require(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
+  check_threads(threads_of(options));
   problem.summary = options.summary;
   check_scratch_fits(workload_of(problem), problem.weight);
 }

@@ -62,7 +62,7 @@ inline void check_scratch_fits(const Workload& work, const Weight& weight) {
   const Shape& shape = work.shape;
   const auto number = [](Index size) { return static_cast<double>(size); };
   constexpr double padding = 64;  // columns and features are padded to less
-  constexpr double most_slices = 16, most_threads = 4096;
+  constexpr double most_slices = 16;
   constexpr double bytes = 16;  // of the largest element, twice
   const double block = number(counted_block);
   const double features = weight.has_factored_form() ? number(feature_count(shape.key_dim)) : 0;
@@ -71,7 +71,7 @@ inline void check_scratch_fits(const Workload& work, const Weight& weight) {
   const double tokens = (number(shape.queries) + number(shape.keys) + 2) * block;
   const double columns = number(shape.key_dim) + number(shape.value_dim) + padding;
   const double summaries = heads * (features + padding) * columns;
-  const double threads = most_threads * (block + heads) * (block + columns) * block;
+  const double threads = number(most_threads) * (block + heads) * (block + columns) * block;
   const double total = (heads * tokens * columns * most_slices + summaries + threads) * bytes;
   require(total < 0x1p62, "workspace: a call of batch ", shape.batch, ", heads ", shape.heads, ", queries ",
           shape.queries, ", keys ", shape.keys, ", key_dim ", shape.key_dim, ", value_dim ", shape.value_dim,

@@ -27,8 +27,8 @@ struct Problem {
   const History* query_history = nullptr;
   const History* key_history = nullptr;
   Plan plan;
-  int threads = 1;  // of each team
-  int teams = 1;    // that serve heads of their own: head_teams.hpp
+  Threads threads;  // of each team
+  Threads teams;    // that serve heads of their own, a thread each: head_teams.hpp
   KeptSummary* summary = nullptr;
   // [key heads] summaries that a factored call goes on from and, where it is causal, brings to the end of its keys
   // (summary.hpp); and the keys in each. Rows that may not be read are then NaN: their keys are gone.

@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "csq/detail/base/parallel.hpp"
 #include "csq/detail/call/visibility.hpp"
 #include "csq/options.hpp"
 #include "csq/shape.hpp"
@@ -100,6 +101,8 @@ inline Shape checked_shape(Shape shape) {
   return shape;
 }
 
+inline Threads threads_of(const Options& options) { return {options.threads, options.executor}; }
+
 // The work of a call with these sizes; a mask may be asked for in either place.
 inline Workload workload_of(const Shape& shape, const Options& options) {
   require(options.query_offsets.empty() && options.key_offsets.empty(),
@@ -113,7 +116,7 @@ inline Workload workload_of(const Shape& shape, const Options& options) {
   check_lengths("key_length", work.key_length, work.shape.batch, work.shape.keys);
   check_lengths("query_length", work.query_length, work.shape.batch, work.shape.queries);
   require(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
-  require(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
+  check_threads(threads_of(options));
   return work;
 }
 

@@ -153,7 +153,7 @@ double rank_penalty(const StoredHeads<const T>& x, const StoredHeads<T>& dx, dou
   if (heads == 0) return 0;
   const double multiply_adds = static_cast<double>(heads) * static_cast<double>(x.tokens()) *
                                static_cast<double>(x.dim()) * static_cast<double>(x.dim()) * (has_gradient ? 3 : 2);
-  problem.threads = threads_for_work(multiply_adds, options.threads);
+  problem.threads = threads_for_work(multiply_adds, threads_of(options));
 
   Workspace local;
   Arena counter;

@@ -74,7 +74,7 @@ BoundValue sampled_bound_penalty(const StoredHeads<const T>& q, const StoredHead
   if (pairs == 0) return result;
   const double queries = static_cast<double>(q.batch() * q.heads()) * static_cast<double>(q.tokens());
   problem.threads =
-      threads_for_work(queries * static_cast<double>(samples) * static_cast<double>(2 * dim), options.threads);
+      threads_for_work(queries * static_cast<double>(samples) * static_cast<double>(2 * dim), threads_of(options));
 
   // A key head with its group at a time, each by one thread: samples scatter into the gradients of its keys.
   Workspace local;

@@ -19,7 +19,7 @@ template <class T>
 class StreamRun {
  public:
   StreamRun(const StreamPlan& plan, StreamState<T>& state, const StreamTokens<T>& tokens,
-            const StreamScratch<T>* scratch, Workspace* workspaces, int threads)
+            const StreamScratch<T>* scratch, Workspace* workspaces, const Threads& threads)
       : plan_(plan),
         state_(state),
         tokens_(tokens),
@@ -134,7 +134,8 @@ class StreamRun {
     options.sink = plan_.sink;
     options.soft_cap = plan_.soft_cap;
     options.method = Method::direct;
-    options.threads = threads_;
+    options.threads = threads_.count;
+    options.executor = threads_.executor;
     options.workspace = &workspace;
     if (sizes_.gated)
       options.log_gate =
@@ -274,7 +275,7 @@ class StreamRun {
   const StreamTokens<T>& tokens_;
   const StreamScratch<T>* scratch_;
   Workspace* workspaces_;
-  int threads_;
+  Threads threads_;
   StreamSizes sizes_;
 };
 

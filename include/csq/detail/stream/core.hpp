@@ -17,7 +17,7 @@ struct StreamRequest {
   bool gated;
   Centering centering;  // resolved
   Index rollback;
-  int threads;
+  Threads threads;
 };
 
 // All that calls need beside the state. A copy of a stream makes its own.
@@ -87,10 +87,10 @@ class StreamCore {
     state_.grow(n);
     reserve_tails(count_of);
     const StreamPlan plan = this->plan();
-    const int workers = usable_workers(n);
+    const Threads workers = usable_workers(n);
     const StreamRun<T> run(plan, state_, tokens, work_.scratch.data(), work_.workspaces.data(),
-                           s.batch > 1 ? 1 : workers);
-    parallel_for(s.batch, s.batch > 1 ? workers : 1, [&](Index e, int worker) {
+                           s.batch > 1 ? Threads{} : workers);
+    parallel_for(s.batch, s.batch > 1 ? workers : Threads{}, [&](Index e, int worker) {
       const Index count = count_of(e);
       for (Index first = 0; first < count;) {
         const Index piece = smaller(smaller(largest_piece(), state_.room(e)), count - first);
@@ -135,7 +135,7 @@ class StreamCore {
     require(request.rollback >= 0 && request.rollback <= furthest, "rollback: is ", request.rollback,
             " but must be between 0 and ", furthest);
     sizes.rollback = request.rollback;
-    require(request.threads >= 0, "threads: is ", request.threads, " but must not be negative");
+    check_threads(request.threads);
     return sizes;
   }
   StreamPlan plan() const {
@@ -193,20 +193,22 @@ class StreamCore {
   // Threads share the entries of a batch, or else the heads of the one.
   static Index shares(const StreamSizes& s) { return s.batch > 1 ? s.batch : s.kv_heads; }
   // As many as a call of n tokens is worth, and there is scratch for.
-  int usable_workers(Index n) const {
+  Threads usable_workers(Index n) const {
     const StreamSizes& s = state_.sizes();
     const double features = static_cast<double>(s.has_summary() ? s.map.size() : largest_piece());
     const double work = features * static_cast<double>(s.value_dim + 1) * static_cast<double>(n) *
                         static_cast<double>(s.heads) * static_cast<double>(s.batch);
     const auto most = static_cast<int>(smaller<Index>(shares(s), static_cast<Index>(work_.scratch.size())));
-    return larger(1, smaller(threads_for_work(work, threads_), most));
+    Threads threads = threads_for_work(work, threads_);
+    threads.count = larger(1, smaller(threads.count, most));
+    return threads;
   }
 
   StreamWork<T> make_work(const StreamState<T>& state) const {
     const StreamSizes& s = state.sizes();
     StreamWork<T> work;
     const auto threads =
-        static_cast<std::size_t>(larger<Index>(1, smaller<Index>(usable_threads(threads_), shares(s))));
+        static_cast<std::size_t>(larger<Index>(1, smaller<Index>(usable_threads(threads_).count, shares(s))));
     std::vector<StreamScratch<T>> scratch(threads);
     work.workspaces.resize(s.batch > 1 ? threads : 1);
     const auto lay_out = [&](Arena& arena) {
@@ -255,7 +257,10 @@ class StreamCore {
     problem.sink = sink_;
     problem.soft_cap = soft_cap_;
     if (s.gated) problem.log_gate.shape = {1, s.kv_heads, keys, 1};
-    make_plan(problem, {.causal = true, .method = Method::direct, .threads = s.batch > 1 ? 1 : threads_});
+    make_plan(problem, {.causal = true,
+                        .method = Method::direct,
+                        .threads = s.batch > 1 ? 1 : threads_.count,
+                        .executor = threads_.executor});
     return scratch_bytes(problem);
   }
 
@@ -263,7 +268,7 @@ class StreamCore {
   std::vector<double> coefficients_, sink_;
   double scale_ = 1, soft_cap_ = 0;
   Centering centering_;
-  int threads_;
+  Threads threads_;
   StreamState<T> state_;
   StreamWork<T> work_;
 };

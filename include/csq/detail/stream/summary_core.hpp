@@ -21,7 +21,7 @@ struct SummaryRequest {
   bool gated;
   Index start_count;
   std::span<const double> start_mean;
-  int threads;
+  Threads threads;
 };
 
 template <class T>
@@ -51,7 +51,7 @@ class SummaryCore {
     require(!r.scale.has_value() || weight_.kind != Weight::Kind::feature_product, "scale: Linear takes none");
     require(is_finite(scale_), "scale: is ", scale_, " but must be finite");
     require(centering_ != Centering::sequence, "centering: a summary cannot know the mean of the whole sequence");
-    require(threads_ >= 0, "threads: is ", threads_, " but must not be negative");
+    check_threads(threads_);
     require(start_count_ >= 0 && start_count_ <= largest_size, "start_count: is ", start_count_,
             " but must be between 0 and ", largest_size);
     require(start_count_ == 0 || centred(),
@@ -312,7 +312,7 @@ class SummaryCore {
   double scale_;
   Centering centering_;
   bool gated_;
-  int threads_;
+  Threads threads_;
   Index start_count_ = 0, tokens_ = 0;
   std::vector<T> numbers_;                               // [batch][kv_heads] [S, z]
   std::vector<double> start_mean_, end_sum_, gate_sum_;  // of the keys before the first, of all up to the last
