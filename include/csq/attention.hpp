@@ -12,6 +12,7 @@
 #pragma once
 
 #include "csq/cost_model.hpp"
+#include "csq/detail/block/stored.hpp"
 #include "csq/detail/call/scalars.hpp"
 #include "csq/detail/checked_calls.hpp"
 

@@ -10,6 +10,7 @@
 
 #include <type_traits>
 
+#include "csq/detail/block/stored.hpp"
 #include "csq/detail/call/scalars.hpp"
 #include "csq/detail/checked_calls.hpp"
 

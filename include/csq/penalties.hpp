@@ -2,6 +2,7 @@
 // meaning here); Centering::automatic centres as Csq does; results do not depend on threads.
 #pragma once
 
+#include "csq/detail/block/stored.hpp"
 #include "csq/detail/call/scalars.hpp"
 #include "csq/detail/penalty/bound.hpp"
 #include "csq/detail/penalty/rank.hpp"

@@ -16,6 +16,7 @@
 #include <span>
 #include <vector>
 
+#include "csq/detail/block/stored.hpp"
 #include "csq/detail/call/scalars.hpp"
 #include "csq/detail/stream/core.hpp"
 
