@@ -1,122 +1,10 @@
 // Attention over ranks is attention: every rank builds the same whole from a seed, takes its piece, and compares what
 // it gets with the single call on the whole.   mpirun -n R test_mpi
-#include <cmath>
 #include <cstring>
 
-#include "pieces_of_calls.hpp"
+#include "compared.hpp"
 
 namespace {
-
-int rank_here = 0, rank_count = 1, failures = 0, checks = 0;
-double worst[2][2] = {};  // [float, double][forward, gradients]
-
-// Uneven pieces of `count` tokens; kind 0: as even as can be, 1: random, 2: random with empty ones, 3: all on the last.
-Starts cut(Index count, int kind, std::uint64_t seed) {
-  Numbers numbers(seed);
-  std::vector<double> share(static_cast<std::size_t>(rank_count), 1);
-  for (std::size_t r = 0; r < share.size(); ++r) {
-    if (kind > 0) share[r] = numbers.uniform();
-    if (kind == 2 && r % 2 == 1) share[r] = 0;
-    if (kind == 3 && r + 1 < share.size()) share[r] = 0;
-  }
-  double all = 0, sum = 0;
-  for (const double s : share) all += s;
-  Starts starts{0};
-  for (const double s : share) {
-    sum += s;
-    starts.push_back(static_cast<Index>(std::round(static_cast<double>(count) * sum / all)));
-  }
-  return starts;
-}
-
-template <class T>
-double squared(const std::vector<T>& x) {
-  double sum = 0;
-  for (const T value : x)
-    if (std::isfinite(value)) sum += static_cast<double>(value) * static_cast<double>(value);
-  return sum;
-}
-
-// Of this rank's rows; the others must not have been written to. `rows`: [heads, tokens, dim].
-template <class T>
-void compare(const Case& c, const char* name, const std::vector<T>& here, const std::vector<T>& whole, Index heads,
-             Index tokens, const Starts& starts, double tolerance, int kind) {
-  if (whole.empty()) return;
-  const Index first = starts[static_cast<std::size_t>(rank_here)],
-              last = starts[static_cast<std::size_t>(rank_here) + 1];
-  const Index dim = static_cast<Index>(whole.size()) / (heads * tokens);
-  double difference = 0;
-  bool good = true;
-  for (Index h = 0; h < heads; ++h)
-    for (Index t = 0; t < tokens; ++t)
-      for (Index a = 0; a < dim; ++a) {
-        const auto i = static_cast<std::size_t>((h * tokens + t) * dim + a);
-        if (t < first || t >= last) {
-          good = good && std::isnan(here[i]);
-        } else if (std::isinf(whole[i])) {
-          good = good && here[i] == whole[i];
-        } else {
-          const double apart = static_cast<double>(here[i]) - static_cast<double>(whole[i]);
-          difference += apart * apart;
-        }
-      }
-  const double size = squared(whole), distance = std::sqrt(size > 0 ? difference / size : difference);
-  ++checks;
-  double& most = worst[sizeof(T) / 8][kind];
-  if (distance > most) most = distance;
-  if (good && distance <= tolerance) return;
-  ++failures;
-  std::printf("rank %d of %d: %s: %s differs by %.3g%s\n", rank_here, rank_count, c.name.c_str(), name, distance,
-              good ? "" : ", or rows of others were written");
-}
-
-template <class T, class Mechanism>
-void check_case(const Mechanism& mechanism, const char* mechanism_name, Case c, const Starts& queries,
-                const Starts& keys) {
-  c.name = std::string(mechanism_name) + (sizeof(T) == 4 ? " float " : " double ") + c.name;
-  Arrays<T> whole(c), here(c);
-  run(mechanism, c, whole, {0, c.n}, {0, c.m}, 0, std::nullopt);
-  try {
-    run(mechanism, c, here, queries, keys, rank_here, MPI_COMM_WORLD);
-  } catch (const std::exception& error) {
-    ++failures;
-    std::printf("rank %d of %d: %s: %s\n", rank_here, rank_count, c.name.c_str(), error.what());
-    return;
-  }
-  const double tolerance = sizeof(T) == 4 ? 2e-4 : 1e-12;
-  const Index query_heads = c.batch * c.heads, key_heads = c.batch * c.kv_heads;
-  compare(c, "out", here.out, whole.out, query_heads, c.n, queries, tolerance, 0);
-  compare(c, "normalizer", here.normalizer, whole.normalizer, query_heads, c.n, queries, tolerance, 0);
-  if (!c.gradients) return;
-  compare(c, "dq", here.dq, whole.dq, query_heads, c.n, queries, tolerance, 1);
-  compare(c, "dk", here.dk, whole.dk, key_heads, c.m, keys, tolerance, 1);
-  compare(c, "dv", here.dv, whole.dv, key_heads, c.m, keys, tolerance, 1);
-  compare(c, "dlog_gate", here.dgate, whole.dgate, c.batch * c.gate_heads, c.m, keys, tolerance, 1);
-  const double shift = std::abs(here.dshift - whole.dshift);
-  const double size = 1 + std::abs(whole.dshift) + std::sqrt(squared(whole.dout));
-  double sinks = 0;
-  for (std::size_t h = 0; h < whole.dsink.size(); ++h) sinks += std::abs(here.dsink[h] - whole.dsink[h]);
-  if (!(shift <= 10 * tolerance * size && sinks <= 10 * tolerance * size)) {
-    ++failures;
-    std::printf("rank %d of %d: %s: dshift differs by %.3g, dsink by %.3g\n", rank_here, rank_count, c.name.c_str(),
-                shift, sinks);
-  }
-}
-
-// Pieces where queries go with their keys, and pieces that are cut apart.
-template <class T, class Mechanism>
-void check_cuts(const Mechanism& mechanism, const char* name, Case c, bool together) {
-  const std::string base = c.name;
-  for (int kind = 0; kind < 4; ++kind) {
-    c.seed = static_cast<std::uint64_t>(17 + kind);
-    c.name = base + ", cut " + std::to_string(kind);
-    const Starts keys = cut(c.m, kind, c.seed);
-    if (together && c.n == c.m)
-      check_case<T>(mechanism, name, c, keys, keys);
-    else
-      check_case<T>(mechanism, name, c, cut(c.n, together ? 3 : (kind + 1) % 4, c.seed + 5), keys);
-  }
-}
 
 const char* name_of(csq::Centering centering) {
   const char* const names[] = {"automatic", "none", "sequence", "prefix", "prefix_exclusive"};
@@ -148,10 +36,9 @@ void check_mechanism(const Mechanism& mechanism, const char* name, bool has_fact
   }
 }
 
+// Every mechanism with every mask, centring and method, with gates and without.
 template <class T>
-void check_all() {
-  if (std::getenv("CSQ_ONLY") == nullptr || std::strcmp(std::getenv("CSQ_ONLY"), "factored") == 0) {
-  }
+void check_mechanisms() {
   check_mechanism<T>(csq::Csq{}, "Csq", true);
   check_mechanism<T>(csq::Csq{.shift = 2}, "Csq 2", true);
   check_mechanism<T>(csq::Taylor{}, "Taylor", true);
@@ -164,21 +51,100 @@ void check_all() {
   check_mechanism<T>(csq::PositivePolynomial{{1, 0.5, 0.25}, 4, 0.1}, "PositivePolynomial", false);
 }
 
+// Windows narrower and wider than pieces, sinks, caps, gates of query heads, strong gates: alone and together.
+template <class T, class Mechanism>
+void check_options(const Mechanism& mechanism, const char* name) {
+  constexpr bool softmax = std::is_same_v<Mechanism, csq::Softmax>;
+  for (const bool causal : {false, true})
+    for (const Index window : {0, 1, 5, 25})
+      for (const Index gate_heads : {0, 2, 4})
+        for (const int extra : {0, 1, 2, 3}) {
+          if ((gate_heads > 0 && !causal) || (extra > 0 && !softmax)) continue;
+          Case c;
+          c.causal = causal;
+          c.window = window;
+          c.gate_heads = gate_heads;
+          c.gate_size = window == 5 ? 30 : 0.1;
+          c.heads = 4;
+          c.kv_heads = 2;
+          c.sink = extra % 2 == 1;
+          c.soft_cap = extra >= 2 ? 1.5 : 0;
+          if (!std::is_same_v<Mechanism, csq::Linear>) c.scale = -0.7;
+          c.name = std::string(causal ? "causal, " : "") + "window " + std::to_string(window) + ", gates " +
+                   std::to_string(gate_heads) + ", extra " + std::to_string(extra);
+          check_cuts<T>(mechanism, name, c, true);
+          if (gate_heads == 4) continue;
+          c.n = causal ? 28 : 55;
+          c.history = causal && std::is_same_v<Mechanism, csq::Csq>;
+          check_cuts<T>(mechanism, name, c, false);
+          if (!causal) continue;
+          c.history = false;
+          c.n = 52;  // the first rows stand before the first key
+          check_cuts<T>(mechanism, name, c, false);
+        }
+}
+
+// A few queries behind many keys, all on the last rank, with the means of those before; sizes that choose their method
+// themselves; the first block and more.
+template <class T>
+void check_sizes() {
+  Case few;
+  few.n = 3;
+  few.causal = few.history = true;
+  few.centering = csq::Centering::prefix;
+  few.gate_heads = 1;
+  for (const csq::Method method : {csq::Method::direct, csq::Method::factored}) {
+    few.method = method;
+    few.chunk = method == csq::Method::factored ? 7 : 0;
+    few.name = "few queries";
+    check_cuts<T>(csq::Csq{}, "Csq", few, true);
+    few.centering = csq::Centering::prefix_exclusive;
+    check_cuts<T>(csq::Taylor{}, "Taylor", few, true);
+  }
+  Case history;
+  history.causal = history.history = true;
+  history.centering = csq::Centering::prefix;
+  history.name = "history";
+  check_cuts<T>(csq::Csq{}, "Csq", history, true);
+
+  Case large;
+  large.n = large.m = 900;
+  large.d = 10;
+  large.dv = 17;
+  large.batch = 1;
+  for (const bool causal : {false, true}) {
+    large.causal = causal;
+    large.gate_heads = causal ? 1 : 0;
+    large.name = causal ? "large, causal" : "large";
+    check_cuts<T>(csq::Csq{}, "Csq", large, true);
+    large.method = csq::Method::factored;
+    check_cuts<T>(csq::Linear{}, "Linear", large, true);
+    large.method = csq::Method::automatic;
+    check_cuts<T>(csq::Softmax{}, "Softmax", large, true);
+  }
+  Case empty;
+  empty.n = empty.m = 0;
+  empty.name = "no tokens";
+  check_cuts<T>(csq::Csq{}, "Csq", empty, true);
+  empty.m = 4;
+  check_cuts<T>(csq::Softmax{}, "Softmax", empty, false);
+  empty.n = 4;
+  empty.m = 0;
+  check_cuts<T>(csq::Softmax{}, "Softmax", empty, false);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  MPI_Init(&argc, &argv);
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank_here);
-  MPI_Comm_size(MPI_COMM_WORLD, &rank_count);
-  check_all<double>();
-  check_all<float>();
-  MPI_Allreduce(MPI_IN_PLACE, &failures, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-  MPI_Allreduce(MPI_IN_PLACE, worst, 4, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-  if (rank_here == 0)
-    std::printf(
-        "%d ranks, %d comparisons on rank 0, %d failures; largest distance: double %.2g forward, %.2g gradients; "
-        "float %.2g, %.2g\n",
-        rank_count, checks, failures, worst[1][0], worst[1][1], worst[0][0], worst[0][1]);
-  MPI_Finalize();
-  return failures == 0 ? 0 : 1;
+  begin_test(&argc, &argv);
+  check_mechanisms<double>();
+  check_mechanisms<float>();
+  check_options<double>(csq::Softmax{}, "Softmax");
+  check_options<float>(csq::Softmax{}, "Softmax");
+  check_options<double>(csq::Csq{}, "Csq");
+  check_options<float>(csq::Squared{}, "Squared");
+  check_options<float>(csq::Linear{}, "Linear");
+  check_sizes<double>();
+  check_sizes<float>();
+  return finish_test();
 }
