@@ -26,6 +26,7 @@
 // from the calling thread alone (MPI_THREAD_FUNNELED); messages have the tag 25457.
 #pragma once
 
+#include "csq/attention.hpp"
 #include "csq/attention_backward.hpp"
 #include "csq/detail/machines/calls.hpp"
 

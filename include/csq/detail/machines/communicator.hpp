@@ -5,6 +5,13 @@
 // the caller has set another handler of the communicator.
 #pragma once
 
+// Without the C++ bindings that MPI has given up in 2012: programs would have to be linked with them.
+#ifndef OMPI_SKIP_MPICXX
+#define OMPI_SKIP_MPICXX 1
+#endif
+#ifndef MPICH_SKIP_MPICXX
+#define MPICH_SKIP_MPICXX 1
+#endif
 #include <mpi.h>
 
 #include <algorithm>
