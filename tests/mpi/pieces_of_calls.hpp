@@ -32,7 +32,7 @@ class Numbers {
 };
 
 struct Case {
-  std::string name;
+  std::string name{};
   Index n = 40, m = 40, d = 6, dv = 5, batch = 2, heads = 2, kv_heads = 1;
   bool causal = false;
   csq::Centering centering = csq::Centering::automatic;
@@ -46,6 +46,8 @@ struct Case {
   std::optional<double> scale{};
   bool history = false;
   bool gradients = true;
+  Index nan_key = -1;  // of every head
+  int threads = 0;
   std::uint64_t seed = 1;
 };
 
@@ -79,6 +81,8 @@ struct Arrays {
     };
     fill(q, c.batch * c.heads * c.n * c.d, 0.3);
     fill(k, c.batch * c.kv_heads * c.m * c.d, -0.2);
+    for (Index h = 0; h < c.batch * c.kv_heads && c.nan_key >= 0; ++h)
+      k[static_cast<std::size_t>((h * c.m + c.nan_key) * c.d)] = std::numeric_limits<T>::quiet_NaN();
     fill(v, c.batch * c.kv_heads * c.m * c.dv, 0.1);
     fill(dout, c.batch * c.heads * c.n * c.dv, 0);
     fill(gate, c.batch * c.gate_heads * c.m, 0);
@@ -126,6 +130,7 @@ void run(const Mechanism& mechanism, const Case& c, Arrays<T>& a, const Starts& 
     options.query_history = &query_history;
     options.key_history = &key_history;
   }
+  options.threads = c.threads;
   csq::Gradients<T> gradients;
   gradients.query = piece_of(view_of(a.dq, {c.batch, c.heads, c.n, c.d}), queries, rank);
   gradients.key = piece_of(view_of(a.dk, {c.batch, c.kv_heads, c.m, c.d}), keys, rank);

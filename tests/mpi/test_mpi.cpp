@@ -1,5 +1,6 @@
 // Attention over ranks is attention: every rank builds the same whole from a seed, takes its piece, and compares what
 // it gets with the single call on the whole.   mpirun -n R test_mpi
+#include <Eigen/Core>
 #include <cstring>
 
 #include "compared.hpp"
@@ -84,7 +85,78 @@ void check_options(const Mechanism& mechanism, const char* name) {
         }
 }
 
-// A few queries behind many keys, all on the last rank, with the means of those before; sizes that choose their method
+// NaN in a key reaches the rows that see it, and no others.
+template <class T>
+void check_nan() {
+  Case c;
+  c.gradients = false;
+  c.nan_key = 17;
+  for (const bool causal : {true, false})
+    for (const csq::Method method : {csq::Method::direct, csq::Method::factored}) {
+      c.causal = causal;
+      c.method = method;
+      c.chunk = method == csq::Method::factored ? 7 : 0;
+      c.centering = causal ? csq::Centering::prefix : csq::Centering::none;
+      c.name = "NaN";
+      check_cuts<T>(csq::Csq{}, "Csq", c, true);
+    }
+  c.method = csq::Method::automatic;
+  c.window = 4;
+  check_cuts<T>(csq::Softmax{}, "Softmax", c, true);
+}
+
+// The same bits with one thread and with two.
+template <class Mechanism>
+void check_threads(const Mechanism& mechanism, Case c, const char* name) {
+  const Starts starts = cut(c.n, 1, 3);
+  Arrays<float> one(c), two(c);
+  c.threads = 1;
+  run(mechanism, c, one, starts, starts, rank_here, MPI_COMM_WORLD);
+  c.threads = 2;
+  run(mechanism, c, two, starts, starts, rank_here, MPI_COMM_WORLD);
+  const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+    return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  };
+  expect(same(one.out, two.out) && same(one.normalizer, two.normalizer) && same(one.dq, two.dq) &&
+             same(one.dk, two.dk) && same(one.dv, two.dv) && same(one.dgate, two.dgate) && one.dshift == two.dshift,
+         std::string(name) + " depends on threads");
+}
+
+// Arrays of 16 bits, beside a call in float on the same numbers.
+void check_sixteen() {
+  using Half = Eigen::bfloat16;
+  Case c;
+  c.causal = true;
+  c.gradients = false;
+  Arrays<float> floats(c);
+  const auto rounded = [](std::vector<float>& from) {
+    std::vector<Half> to;
+    for (float& x : from) x = static_cast<float>(to.emplace_back(x));
+    return to;
+  };
+  std::vector<Half> q = rounded(floats.q), k = rounded(floats.k), v = rounded(floats.v), out(floats.out.size());
+  const Starts starts = cut(c.n, 1, 3);
+  for (const csq::Method method : {csq::Method::direct, csq::Method::factored}) {
+    c.method = method;
+    c.chunk = method == csq::Method::factored ? 7 : 0;
+    run(csq::Csq{}, c, floats, {0, c.n}, {0, c.n}, 0, std::nullopt);
+    csq::mpi::attention(MPI_COMM_WORLD, csq::Csq{},
+                        piece_of(view_of(q, {c.batch, c.heads, c.n, c.d}), starts, rank_here),
+                        piece_of(view_of(k, {c.batch, c.kv_heads, c.n, c.d}), starts, rank_here),
+                        piece_of(view_of(v, {c.batch, c.kv_heads, c.n, c.dv}), starts, rank_here),
+                        piece_of(view_of(out, {c.batch, c.heads, c.n, c.dv}), starts, rank_here),
+                        {.causal = true, .method = method, .chunk = c.chunk});
+    std::vector<float> here(out.size(), std::numeric_limits<float>::quiet_NaN());
+    const auto r = static_cast<std::size_t>(rank_here);
+    for (Index i = 0; i < static_cast<Index>(out.size()); ++i)
+      if (const Index t = i / c.dv % c.n; t >= starts[r] && t < starts[r + 1])
+        here[static_cast<std::size_t>(i)] = static_cast<float>(out[static_cast<std::size_t>(i)]);
+    c.name = "bfloat16";
+    compare(c, "out", here, floats.out, c.batch * c.heads, c.n, starts, 8e-3, 1);
+  }
+}
+
+// A few queries behind many keys, with the means of those before; sizes that choose their method
 // themselves; the first block and more.
 template <class T>
 void check_sizes() {
@@ -122,6 +194,14 @@ void check_sizes() {
     large.method = csq::Method::automatic;
     check_cuts<T>(csq::Softmax{}, "Softmax", large, true);
   }
+  // Pieces that are factored themselves, with the savings of the scan, and leave their summaries.
+  large.d = large.dv = 4;
+  large.gradients = false;
+  large.name = "small heads, causal";
+  check_cuts<T>(csq::Csq{}, "Csq", large, true);
+  large.gate_heads = 0;
+  check_cuts<T>(csq::Taylor{}, "Taylor", large, true);
+
   Case empty;
   empty.n = empty.m = 0;
   empty.name = "no tokens";
@@ -145,6 +225,14 @@ int main(int argc, char** argv) {
   check_options<float>(csq::Squared{}, "Squared");
   check_options<float>(csq::Linear{}, "Linear");
   check_sizes<double>();
+  check_nan<double>();
+  check_nan<float>();
+  Case threads{.n = 400, .m = 400, .heads = 4, .kv_heads = 2, .causal = true, .gate_heads = 2};
+  threads.method = csq::Method::factored;
+  check_threads(csq::Csq{}, threads, "Csq, factored,");
+  threads.method = csq::Method::automatic;
+  check_threads(csq::Softmax{}, threads, "Softmax");
+  check_sixteen();
   check_sizes<float>();
   return finish_test();
 }

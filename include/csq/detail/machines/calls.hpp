@@ -72,8 +72,9 @@ void attention_over_ranks(MPI_Comm communicator, const AnyMechanism& mechanism, 
     clear(arrays.output);
     clear(arrays.normalizer);
     Arena arena(scratch);
-    if (p.causal) run_in(arena, summaries.own_pairs(call));
-    summaries.add_others(arrays);
+    const Problem<T> own = p.causal ? summaries.own_pairs(call) : Problem<T>{};
+    if (p.causal) run_in(arena, own);
+    summaries.add_others(arrays, p.causal ? &own : nullptr);
   }
   finish_rows(call, ranks.rank(), arrays);
   copy_out(arrays.output, p.output);

@@ -4,7 +4,9 @@
 //   no mask       S of all ranks, by an all-reduce; there is nothing else
 //   backward      the same, and dS of the ranks behind, by the same scan the other way round
 //
-// Each rank sends D·(dᵥ+1) numbers a key head log₂ R times, twice that backward (an all-reduce of them without a mask).
+// A causal call on a piece leaves the S of its keys behind, where it is itself factored; the first rank takes nothing,
+// and nobody needs the last one's. Each rank sends D·(dᵥ+1) numbers a key head log₂ R times, twice that backward (an
+// all-reduce of them without a mask).
 #pragma once
 
 #include "csq/detail/factored/other_keys.hpp"
@@ -20,6 +22,8 @@ class FactoredPieces {
     FactoredPieces pieces;
     pieces.ranks_ = &ranks;
     pieces.causal_ = call.problem().causal;
+    pieces.takes_ = !pieces.causal_ || ranks.rank() > 0;
+    pieces.gives_ = !pieces.causal_ || ranks.rank() + 1 < ranks.size();
     pieces.piece_ = piece_backward_problem(
         call, ranks.rank(), arrays,
         {arrays.key, arrays.value, call.problem().log_gate, call.pieces.first_key(ranks.rank())});
@@ -44,6 +48,10 @@ class FactoredPieces {
     Problem<T> problem = piece_.forward;
     problem.threads = 1;
     plan_either(problem, problem, call);
+    if (gives_ && leaves_summary(problem)) {
+      problem.continued = own_;
+      problem.plan.scan.first_kept = block_count(problem.keys(), problem.plan.scan.chunk);
+    }
     return problem;
   }
   BackwardProblem<T> own_backward_pairs(const PieceCall<T>& call, double* shift) const {
@@ -55,26 +63,41 @@ class FactoredPieces {
   }
 
   // To what the rows have of their own piece, what they have of others.
-  void add_others(const PieceArrays<T>& arrays) {
+  // `own`: the call that has served those.
+  void add_others(const PieceArrays<T>& arrays, const Problem<T>* own) {
     begin();
-    others_.absorb_keys(own_);
+    if (own == nullptr || own->continued == nullptr) absorb_keys();
     share(1);
-    others_.read(result_, whole_keys_, arrays.output, arrays.normalizer);
+    if (takes_) others_.read(result_, whole_keys_, arrays.output, arrays.normalizer);
   }
   void add_gradients_of_others(PieceArrays<T>& arrays) {
     begin();
-    others_.absorb_keys(own_);
+    absorb_keys();
     share(1);
     std::fill_n(shifts_, key_heads() * piece_.forward.group(), 0.0);
-    others_.pull_back_queries(result_, arrays.query_gradient, shifts_);
+    if (takes_) others_.pull_back_queries(result_, arrays.query_gradient, shifts_);
     for (Index head = 0; head < key_heads() * piece_.forward.group(); ++head) arrays.shift += shifts_[head];
-    others_.absorb_queries(own_);
+    if (takes_)
+      others_.absorb_queries(own_);
+    else
+      std::fill_n(own_, key_heads() * numbers_, T(0));
     share(-1);
-    others_.pull_back_keys(result_, arrays.key_gradient, arrays.value_gradient, arrays.key_terms);
+    if (gives_) others_.pull_back_keys(result_, arrays.key_gradient, arrays.value_gradient, arrays.key_terms);
   }
 
  private:
   Index key_heads() const { return piece_.forward.key_heads(); }
+  // Where its first rows read, and it does not return before it has absorbed.
+  static bool leaves_summary(const Problem<T>& problem) {
+    return problem.plan.engine == Engine::factored && problem.keys() > 0 &&
+           problem.plan.scan.first_read < block_count(problem.keys(), problem.plan.scan.chunk);
+  }
+  void absorb_keys() const {
+    if (gives_)
+      others_.absorb_keys(own_);
+    else
+      std::fill_n(own_, key_heads() * numbers_, T(0));
+  }
   void begin() {
     others_.bind();
     double* const own = gates_ + key_heads() * ranks_->size();
@@ -98,6 +121,7 @@ class FactoredPieces {
 
   const Communicator* ranks_ = nullptr;
   bool causal_ = false;
+  bool takes_ = true, gives_ = true;  // from and to ranks before and behind
   BackwardProblem<T> piece_;
   Index whole_keys_ = 0, numbers_ = 0;
   OtherKeys<T> others_;
