@@ -57,13 +57,15 @@ template <class T, class Mechanism>
 void check_options(const Mechanism& mechanism, const char* name) {
   constexpr bool softmax = std::is_same_v<Mechanism, csq::Softmax>;
   for (const bool causal : {false, true})
-    for (const Index window : {0, 1, 5, 25})
+    for (const Index window : {0, 1, 2, 5, 25})
       for (const Index gate_heads : {0, 2, 4})
         for (const int extra : {0, 1, 2, 3}) {
           if ((gate_heads > 0 && !causal) || (extra > 0 && !softmax)) continue;
           Case c;
           c.causal = causal;
           c.window = window;
+          c.gradients =
+              window != 1;  // a row of one key is its value: ∂q and ∂k are what is left of v − o, rounding alone
           c.gate_heads = gate_heads;
           c.gate_size = window == 5 ? 30 : 0.1;
           c.heads = 4;
