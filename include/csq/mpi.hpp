@@ -17,8 +17,10 @@
 //
 // The method is chosen for the whole, as attention does. Without a mask, and for the pairs of different ranks, a row
 // whose features cancel (detail/factored/cancellation.hpp) is NaN, as in a Stream: the keys that could serve it
-// directly are elsewhere. Rows of Squared are not rescaled: those whose weights T does not hold are NaN. Not for
-// pieces: lengths, packed sequences, bias, kept summaries (ignored).
+// directly are elsewhere. Rows of Squared are not rescaled: those whose weights T does not hold are NaN; so are rows
+// of a Polynomial whose weights of one piece sum to less than 0 (csq/partials.hpp). Not for pieces: lengths, packed
+// sequences and bias (errors), kept summaries (ignored). Under a causal mask pieces of equal length are not equal work
+// where the method is direct. Ranks on one machine share its cores: `threads` is each one's.
 //
 // Every rank of the communicator makes the same call. An error of one is an error of all: std::invalid_argument with
 // the rank's own sentence there and "csq::mpi: rank r: …" elsewhere, std::bad_alloc if any has no memory; nothing is

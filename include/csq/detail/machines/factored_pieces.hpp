@@ -62,8 +62,7 @@ class FactoredPieces {
     return problem;
   }
 
-  // To what the rows have of their own piece, what they have of others.
-  // `own`: the call that has served those.
+  // To what the rows have of their own piece, from the call `own`, what they have of others.
   void add_others(const PieceArrays<T>& arrays, const Problem<T>* own) {
     begin();
     if (own == nullptr || own->continued == nullptr) absorb_keys();

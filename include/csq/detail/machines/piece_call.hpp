@@ -162,6 +162,10 @@ void resolve_whole(PieceCall<T>& call, bool is_backward, const ResolvedMechanism
             "method: factored under a causal mask needs the queries of every rank at keys of its own");
     call.method = Method::direct;
   }
+  // Keys that travel need the gates of all ranks, whose counts MPI takes in 32 bits.
+  const double gates = static_cast<double>(p.query.batch() * p.log_gate.heads()) * static_cast<double>(m);
+  require(call.method == Method::factored || gates < 0x1p31, "log_gate: all ranks have ", gates,
+          " gates but the direct method gathers at most 2^31 - 1");
   call.exponent = std::exchange(p.weight.exponent, 0);
 }
 
