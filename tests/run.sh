@@ -50,6 +50,8 @@ need_file catch2 include/catch2/catch.hpp include/catch2/catch_all.hpp
 need_file libbenchmark-dev include/benchmark/benchmark.h
 need_file libcli11-dev include/CLI/CLI.hpp
 need_file nlohmann-json3-dev include/nlohmann/json.hpp
+need_file libopenmpi-dev include/mpi.h 'lib/*/openmpi/include/mpi.h' 'include/*/mpi.h'
+need_command openmpi-bin mpirun
 need_file libomp-dev lib/libomp.so 'lib/llvm-*/lib/libomp.so' 'lib/*/libomp.so'
 install_missing $mode
 

@@ -1,5 +1,6 @@
 # Includes point to the same or a lower layer, without cycles, and to nothing but csq, Eigen and the standard library
-# (plus OpenMP in detail/base/parallel.hpp).   cmake -D include_dir=include -P layers.cmake
+# (plus OpenMP in detail/base/parallel.hpp and MPI in
+# detail/machines/communicator.hpp).   cmake -D include_dir=include -P layers.cmake
 cmake_minimum_required(VERSION 3.21)
 
 # The house, from the ground up; a folder may include itself and what stands before it.
@@ -11,9 +12,9 @@ set(layer_4 detail/block/.*)
 set(layer_5 detail/direct/.*)
 set(layer_6 detail/factored/.*)
 set(layer_7 detail/engine detail/packed detail/checked_calls detail/merge)
-set(layer_8 detail/penalty/.* detail/stream/.*)
+set(layer_8 detail/penalty/.* detail/stream/.* detail/machines/.*)
 set(layer_9 cost_model attention attention_backward penalties partials stream summary version eigen)
-set(layer_10 csq)
+set(layer_10 csq mpi)
 set(last_layer 10)
 # And what a folder may not reach although it stands before it.
 set(simd_knows "^csq/detail/(base|simd)/")
@@ -64,6 +65,10 @@ foreach(file IN LISTS files)
     elseif(included STREQUAL "omp.h")
       if(NOT file STREQUAL "csq/detail/base/parallel.hpp")
         report("${file}: only detail/base/parallel.hpp knows OpenMP")
+      endif()
+    elseif(included STREQUAL "mpi.h")
+      if(NOT file STREQUAL "csq/detail/machines/communicator.hpp")
+        report("${file}: only detail/machines/communicator.hpp knows MPI")
       endif()
     elseif(included MATCHES "^Eigen/" AND NOT file MATCHES "^csq/(eigen|detail/penalty/rank)\\.hpp$")
       report("${file}: Eigen is for eigen.hpp alone")

@@ -1,10 +1,18 @@
-# The README's C++ snippets compile: those without a main as functions behind preamble.hpp.
-#   cmake -D compiler=g++ -D project_dir=. -D eigen_dir=/usr/include/eigen3 -D work_dir=build/readme -P check.cmake
+# The README's C++ snippets compile: those without a main as functions behind preamble.hpp; those of csq::mpi where MPI's
+# include folders are given.
+#   cmake -D compiler=g++ -D project_dir=. -D eigen_dir=/usr/include/eigen3 -D work_dir=build/readme [-D mpi_dirs=…] -P check.cmake
 cmake_minimum_required(VERSION 3.21)
 
 file(READ ${project_dir}/README.md rest)
 set(fence "\n```")
 set(program "#include \"${CMAKE_CURRENT_LIST_DIR}/preamble.hpp\"\n")
+set(mpi_flags "")
+foreach(dir IN LISTS mpi_dirs)
+  list(APPEND mpi_flags -isystem ${dir})
+endforeach()
+if(mpi_flags)
+  string(APPEND program "#include <csq/mpi.hpp>\n")
+endif()
 set(snippets 0)
 while(TRUE)
   string(FIND "${rest}" "${fence}cpp\n" start)
@@ -17,6 +25,9 @@ while(TRUE)
   string(SUBSTRING "${rest}" 0 ${end} snippet)
   string(SUBSTRING "${rest}" ${end} -1 rest)
   string(SUBSTRING "${rest}" 4 -1 rest) # behind the closing fence
+  if(snippet MATCHES "csq::mpi::" AND NOT mpi_flags)
+    continue()
+  endif()
   if(NOT snippet MATCHES "int main\\(") # a whole program has a test of its own
     math(EXPR snippets "${snippets} + 1")
     string(APPEND program "void snippet_${snippets}() {\n${snippet}\n}\n")
@@ -29,7 +40,7 @@ endif()
 file(WRITE ${work_dir}/snippets.cpp "${program}")
 execute_process(
   COMMAND ${compiler} -std=c++20 -O0 -Wall -Wextra -Werror -Wno-unused-variable -I ${project_dir}/include
-          -isystem ${eigen_dir} -c ${work_dir}/snippets.cpp -o ${work_dir}/snippets.o
+          -isystem ${eigen_dir} ${mpi_flags} -c ${work_dir}/snippets.cpp -o ${work_dir}/snippets.o
   COMMAND_ERROR_IS_FATAL ANY
 )
 message(NOTICE "${snippets} snippets compiled")

@@ -11,10 +11,10 @@ namespace CSQ_CODE::detail {
 // before the first key see nothing: any sum does.
 template <class T>
 void copy_gates(const Problem<T>& problem, const RowPacker<T>& query, Index first, Index count, T* gate, T* gate_low) {
-  if (query.gate.high == nullptr || problem.keys() == 0) return;
+  if (query.gate.high == nullptr || problem.gate_positions() == 0) return;
   for (Index row = 0; row < simd::block_tokens<T>; ++row) {
     const Index position = problem.visibility().offset() + first + smaller(row, count - 1);
-    const Index token = std::clamp<Index>(position, 0, problem.keys() - 1);
+    const Index token = std::clamp<Index>(position, 0, problem.gate_positions() - 1);
     gate[row] = query.gate.high[token];
     gate_low[row] = query.gate.low[token];
   }

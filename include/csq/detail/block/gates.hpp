@@ -57,13 +57,13 @@ struct GateSums {
 template <class T>
 struct Gates {
   Index per_key_head = 0;  // gate heads: 0 without gates, 1, or one for each query head
-  Blocks<T, 2> high, low;  // [heads][per_key_head] [keys, and more than a vector behind them]
+  Blocks<T, 2> high, low;  // [heads][per_key_head] [positions, and more than a vector behind them]
 
   static Gates lay_out(Arena& arena, const Problem<T>& problem, Index heads) {
     Gates gates;
     if (!problem.has_gates()) return gates;
     gates.per_key_head = problem.gates_of_key_head();
-    const Index size = padded_size(problem.keys());
+    const Index size = padded_size(problem.gate_positions());
     gates.high = {arena, {heads, gates.per_key_head}, size};
     gates.low = {arena, {heads, gates.per_key_head}, size};
     return gates;
@@ -79,8 +79,9 @@ struct Gates {
     parallel_for(heads * per_key_head, problem.threads, [&](Index task, int) {
       const Index h = task / per_key_head, g = task % per_key_head;
       const Index batch = (first + h) / problem.key.heads(), key_head = (first + h) % problem.key.heads();
-      sum(problem.log_gate.head(batch, key_head * per_key_head + g), problem.visible_keys(batch), high(h, g),
-          low(h, g));
+      // Beyond the keys of a piece stand those of others.
+      const Index length = problem.ahead > 0 ? problem.gate_positions() : problem.visible_keys(batch);
+      sum(problem.log_gate.head(batch, key_head * per_key_head + g), length, high(h, g), low(h, g));
     });
   }
 

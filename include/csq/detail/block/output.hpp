@@ -72,7 +72,8 @@ void add_sink(double sink, Index rows, Index value_stride, T* numerator, T* norm
 template <class T, class Kernels>
 void write_rows(const Problem<T>& problem, const Kernels& kernels, Index batch, Index head, Index first, Index tokens,
                 Index real, T* numerator, T* normalizer, T* maximum) {
-  if (problem.weight.is_polynomial()) refuse_underflow(problem.weight, problem.keys_and_held(), real, normalizer);
+  if (problem.weight.is_polynomial() && !problem.is_piece)
+    refuse_underflow(problem.weight, problem.keys_and_held(), real, normalizer);
   std::fill(normalizer + real, normalizer + tokens, T(0));
   for (Index token = 0;
        token < real && problem.held == 0 && !problem.visibility().sees_any(first + token, problem.visible_keys(batch));

@@ -6,6 +6,9 @@
 //   without a mask         everywhere           with a window W     p − W < j < p + W
 //   causal                 j ≤ p                with a window W     p − W < j ≤ p
 //
+// A piece of a sequence may hold the keys that come before its queries, or behind them: the last query then stands
+// `ahead` positions behind the last key.
+//
 // So each query sees a run of keys, and the next query one that starts and ends one key later (or as late): a band.
 #pragma once
 
@@ -20,9 +23,10 @@ struct Visibility {
   Index keys = 0;     // m
   bool causal = false;
   Index window = 0;  // W; 0: none
+  Index ahead = 0;   // of the keys' end, in pieces
 
   // Position of query 0 on the axis of keys.
-  Index offset() const { return keys - queries; }
+  Index offset() const { return keys - queries + ahead; }
 
   // Query `query` sees the keys [first_key(query), keys_of(query, length)) when `length` keys exist; none where that is
   // no range.

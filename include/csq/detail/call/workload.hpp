@@ -24,6 +24,7 @@ struct Workload {
   Index window = 0;
   bool is_plain = true;               // without window, sink, cap, bias and gates
   const char* direct_only = nullptr;  // an option that only direct has, by name
+  Index ahead = 0;                    // of a piece: visibility.hpp
 
   Extent whole() const { return {shape.queries, shape.keys}; }
   Extent entry(Index batch) const {
@@ -50,7 +51,7 @@ struct Workload {
     for (Index b = 0; b < shape.batch; ++b) total += cost_of(entry(b));
     return total;
   }
-  Visibility visibility() const { return {shape.queries, shape.keys, shape.causal, window}; }
+  Visibility visibility() const { return {shape.queries, shape.keys, shape.causal, window, ahead}; }
 };
 
 inline void check_lengths(std::string_view name, std::span<const Index> lengths, Index batch, Index tokens) {

@@ -123,6 +123,11 @@ class DirectBackwardRun {
   void write_gate_gradients() const {
     parallel_for(heads_ * gate_heads_, p_.threads, [&](Index task, int) {
       const Index h = task / gate_heads_, own = task % gate_heads_;
+      const Index head = key_head(h) * gate_heads_ + own;
+      if (problem_.wants_key_terms) {
+        std::copy_n(scratch_.key_terms(h, own), p_.keys(), problem_.key_terms_of(batch(h), head));
+        return;
+      }
       const Index first = gate_heads_ == 1 ? 0 : own, last = gate_heads_ == 1 ? group_ : own + 1;
       const auto row_terms = [&](Index position) {
         double sum = 0;
@@ -131,7 +136,6 @@ class DirectBackwardRun {
           for (Index g = first; g < last; ++g) sum += scratch_.sink_terms(h, g)[row];
         return sum;
       };
-      const Index head = key_head(h) * gate_heads_ + own;
       write_gate_gradient(p_.log_gate.head(batch(h), head), scratch_.key_terms(h, own), scratch_.packers.key[h].length,
                           p_.keys(), row_terms,
                           static_cast<const Heads<T>&>(problem_.gradients.log_gate).head(batch(h), head));

@@ -44,7 +44,7 @@ bool is_in_range(T normalizer, Index keys) {
 // Whether rows of a scale-blind weight have to be served again.
 template <class T>
 bool leave_range(const Problem<T>& problem, Index rows, const T* normalizer) {
-  if (!problem.weight.is_scale_blind()) return false;
+  if (!problem.weight.is_scale_blind() || problem.is_piece) return false;
   for (Index row = 0; row < rows; ++row)
     if (!is_in_range(normalizer[row], problem.keys())) return true;
   return false;

@@ -254,6 +254,10 @@ class FactoredBackwardRun : FactoredBackwardSlices<T> {
     double* terms = scratch_.key_terms(h);
     add_value_terms(p_.value.head(batch(h), key_head(h)), 0, length, value_gradient(h, 0), scratch_.value_stride,
                     terms);
+    if (problem_.wants_key_terms) {
+      std::copy_n(terms, p_.keys(), problem_.key_terms_of(batch(h), key_head(h)));
+      return;
+    }
     const Heads<T>& gradient = problem_.gradients.log_gate;
     write_gate_gradient(
         p_.log_gate.head(batch(h), key_head(h)), terms, length, p_.keys(), [](Index) { return 0.0; },

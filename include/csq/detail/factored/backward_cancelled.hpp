@@ -57,6 +57,7 @@ class CancelledRows : FactoredBackwardHeads<T> {
     if (coefficients_.c2 == 0) return;
     parallel_for(heads_, p_.threads, [&](Index h, int thread) {
       serve_rows(h, false, thread);
+      if (p_.is_piece) return;  // nobody here knows all keys of a row
       for (Index g = 0; g < group_; ++g) {
         if (!gradient_cancels(h, g)) continue;
         clear_gradients(h);
