@@ -46,7 +46,7 @@ class FactoredPieces {
   // The pairs within the piece.
   Problem<T> own_pairs(const PieceCall<T>& call) const {
     Problem<T> problem = piece_.forward;
-    problem.threads = 1;
+    problem.threads = {};
     plan_either(problem, problem, call);
     if (gives_ && leaves_summary(problem)) {
       problem.continued = own_;
@@ -56,7 +56,7 @@ class FactoredPieces {
   }
   BackwardProblem<T> own_backward_pairs(const PieceCall<T>& call, double* shift) const {
     BackwardProblem<T> problem = piece_;
-    problem.forward.threads = 1;
+    problem.forward.threads = {};
     if (call.given.gradients.shift != nullptr) problem.gradients.shift = shift;
     plan_either(problem, problem.forward, call);
     return problem;

@@ -120,7 +120,7 @@ BackwardProblem<T> piece_backward_problem(const PieceCall<T>& call, int rank, co
 
 // A piece is served in blocks, or through a summary of its own: `factored` where it pays.
 template <class T>
-void plan_directly(Problem<T>& problem, int threads) {
+void plan_directly(Problem<T>& problem, const Threads& threads) {
   problem.plan = {};
   problem.plan.longest = {problem.queries(), problem.keys()};
   const double work = count_direct(workload_of(problem));
@@ -129,7 +129,8 @@ void plan_directly(Problem<T>& problem, int threads) {
 template <class Call, class T>
 void plan_either(Call& piece, Problem<T>& problem, const PieceCall<T>& call) {
   Options options;
-  options.threads = call.threads;
+  options.threads = call.threads.count;
+  options.executor = call.threads.executor;
   options.chunk = call.chunk;
   if (call.chunk > 0) options.method = Method::factored;
   make_plan(piece, options);

@@ -15,7 +15,7 @@ struct PieceCall {
   Pieces pieces;
   int exponent = 0;  // of the weight, whose pieces have none: their sums stay in the kernels' units
   Method method = Method::direct;
-  int threads = 0;
+  Threads threads;
   Index chunk = 0;
   bool wants_gates = false;
 
@@ -50,7 +50,7 @@ inline void check_options_of_piece(const Options& options) {
           "query_offsets: pieces of sequences are not packed");
   require(options.window >= 0, "window: is ", options.window, " but must not be negative");
   require(options.chunk >= 0, "chunk: is ", options.chunk, " but must not be negative");
-  require(options.threads >= 0, "threads: is ", options.threads, " but must not be negative");
+  check_threads(threads_of(options));
 }
 
 // Resolves what needs no other rank.
@@ -142,7 +142,7 @@ void resolve_whole(PieceCall<T>& call, bool is_backward, const ResolvedMechanism
   const Index n = call.pieces.queries(), m = call.pieces.keys();
   call.pieces.causal = p.causal;
   call.pieces.window = p.window = checked_window(options.window, n, m);
-  call.threads = options.threads;
+  call.threads = threads_of(options);
   call.chunk = options.chunk;
   call.wants_gates = call.given.gradients.log_gate.heads() > 0;
   const Shape shape{n, m, p.key_dim(), p.value_dim(), p.query.batch(), p.query.heads(), p.key.heads(), p.causal};

@@ -76,7 +76,7 @@ class PieceCentering {
     sums_ = arena.take<double>(numbers);
   }
 
-  void center(const Communicator& ranks, const Heads<T>& query, const Heads<T>& key, int threads) const {
+  void center(const Communicator& ranks, const Heads<T>& query, const Heads<T>& key, const Threads& threads) const {
     const Problem<T>& p = call_->problem();
     if (p.centering != Centering::none) {
       for_each_head(threads, [&](Index h, bool is_query, Index b, Index head) {
@@ -101,7 +101,7 @@ class PieceCentering {
   }
 
   // From gradients of centred rows to the caller's.
-  void uncenter(const Communicator& ranks, const Heads<T>& query, const Heads<T>& key, int threads) const {
+  void uncenter(const Communicator& ranks, const Heads<T>& query, const Heads<T>& key, const Threads& threads) const {
     const Problem<T>& p = call_->problem();
     if (p.centering != Centering::none) {
       for_each_head(threads, [&](Index h, bool is_query, Index b, Index head) {
@@ -129,7 +129,7 @@ class PieceCentering {
   Index query_heads() const { return call_->problem().query.batch() * call_->problem().query.heads(); }
   Index heads() const { return query_heads() + call_->problem().key_heads(); }
   template <class Visit>  // visit(index among all, whether of q, entry of the batch, head)
-  void for_each_head(int threads, const Visit& visit) const {
+  void for_each_head(const Threads& threads, const Visit& visit) const {
     const Index per_query = call_->problem().query.heads(), per_key = call_->problem().key.heads();
     parallel_for(heads(), threads, [&](Index h, int) {
       const bool is_query = h < query_heads();
