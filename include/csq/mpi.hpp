@@ -24,9 +24,9 @@
 //
 // Every rank of the communicator makes the same call. An error of one is an error of all: std::invalid_argument with
 // the rank's own sentence there and "csq::mpi: rank r: …" elsewhere, std::bad_alloc if any has no memory; nothing is
-// written then and nobody waits. A rank that ends altogether is MPI's affair: mpirun ends the others; so has to do a
-// program whose executor throws in the middle of a call (MPI_Abort), for which the others wait. Calls are MPI's from
-// the calling thread alone (MPI_THREAD_FUNNELED); messages have the tag 25457.
+// written then and nobody waits. A rank that ends altogether is MPI's affair: mpirun ends the others. An executor that
+// throws in the middle of a call is the program's: the others wait, until MPI_Abort. Calls are MPI's from the calling
+// thread alone (MPI_THREAD_FUNNELED); messages have the tag 25457.
 #pragma once
 
 #include "csq/attention.hpp"
