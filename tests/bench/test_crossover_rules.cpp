@@ -165,18 +165,26 @@ TEST_CASE("CSV and JSON say that the machine was too busy instead of a number") 
   results.machine = quiet_machine();
   results.planned_rows = 2;
   results.rows.push_back({.row = {16, 64, 8, 2, false, false}, .points = quiet_points()});
-  const auto cells_of_line = [&](std::size_t line) {
-    std::vector<std::string> lines, cells;
-    std::istringstream text(bench::csv_of(results));
-    for (std::string part; std::getline(text, part);) lines.push_back(part);
-    std::istringstream found(lines.at(line));
-    for (std::string part; std::getline(found, part, ',');) cells.push_back(part);
-    cells.resize(29);
-    return std::vector<std::string>(cells.begin() + 23, cells.end());
-  };
   using Cells = std::vector<std::string>;
-  CHECK(cells_of_line(0) == Cells{"crossover_softmax", "crossover_csq_direct", "verdict_softmax", "verdict_csq_direct",
-                                  "peak_share", "disturbed"});
+  // Of a line, the cells of these columns.
+  const Cells columns{"crossover_softmax",  "crossover_csq_direct", "verdict_softmax",
+                      "verdict_csq_direct", "peak_share",           "disturbed"};
+  const auto cells_of_line = [&](std::size_t line) {
+    std::vector<Cells> lines;
+    std::istringstream text(bench::csv_of(results));
+    for (std::string whole; std::getline(text, whole);) {
+      std::istringstream parts(whole + ",");  // the last cell may be empty
+      lines.emplace_back();
+      for (std::string cell; std::getline(parts, cell, ',');) lines.back().push_back(cell);
+    }
+    Cells found;
+    for (const std::string& column : columns) {
+      const auto at = std::find(lines[0].begin(), lines[0].end(), column);
+      REQUIRE(at != lines[0].end());
+      found.push_back(lines.at(line).at(static_cast<std::size_t>(at - lines[0].begin())));
+    }
+    return found;
+  };
   CHECK(cells_of_line(1) == Cells{"242", "281", "measured", "measured", "0.95", ""});
 
   results.rows[0].points[1].peak = 0.5 * peak;
