@@ -117,19 +117,29 @@ class Run {
                                features);
   }
 
-  double median_seconds(MPI_Comm ranks, const auto& call) const {
+  // Of one rank. Short calls are repeated within a sample.
+  double median_seconds(MPI_Comm alone, const auto& call) const {
+    constexpr double shortest = 0.002;
     call();
+    const int count = static_cast<int>(std::clamp(shortest / bench::seconds_together(alone, call), 1.0, 1000.0));
     std::vector<double> seconds;
-    for (int repeat = 0; repeat < settings_.repeats; ++repeat) seconds.push_back(bench::seconds_together(ranks, call));
+    for (int repeat = 0; repeat < settings_.repeats; ++repeat)
+      seconds.push_back(bench::seconds_together(alone,
+                                                [&] {
+                                                  for (int i = 0; i < count; ++i) call();
+                                                }) /
+                        count);
     return bench::quartiles(seconds).median;
   }
 
-  // On one rank: every length of piece, for the model.
+  // On one rank: every length of piece, for the model; and shorter ones, as the crossover with many ranks is there.
   void time_pieces(MPI_Comm alone, bench::MachinesModel& model) {
     std::vector<Index> lengths;
     for (const Index tokens : settings_.tokens)
       for (const int count : settings_.ranks)
         if (count > 1 || settings_.ranks.size() == 1) lengths.push_back(tokens / count);
+    const Index shortest = *std::min_element(lengths.begin(), lengths.end());
+    for (Index tokens = 16; tokens < shortest; tokens *= 2) lengths.push_back(tokens);
     bench::sort_once(lengths);
     model.longest_is_factored = is_factored(model.shape, lengths.back());
     for (const PieceMechanism mechanism : bench::piece_mechanisms)

@@ -16,9 +16,9 @@ inline std::string amount_of_bytes(double bytes) {
 }
 inline std::string seconds_text(double seconds) {
   if (seconds < 1) return text("%.3g ms", seconds * 1e3);
-  return seconds < 600     ? text("%.1f s", seconds)
-         : seconds < 36000 ? text("%.0f min", seconds / 60)
-                           : text("%.0f h", seconds / 3600);
+  if (seconds < 600) return text("%.1f s", seconds);
+  if (seconds < 36000) return text("%.0f min", seconds / 60);
+  return seconds < 172800 ? text("%.0f h", seconds / 3600) : text("%.0f days", seconds / 86400);
 }
 inline std::string grouped(Index number) {
   std::string digits = std::to_string(number);
@@ -79,11 +79,12 @@ inline void print_table(const MachinesResults& results, const MachinesTable& tab
 
 inline void print_crossover(const MachinesModel& model, PieceMechanism mechanism, int ranks, const Link& link) {
   const double tokens = model.crossover(mechanism, ranks, link, 1e8);
+  const bool at_shortest = model.is_at_least_tokens(tokens, ranks);
   if (tokens == 0)
     std::printf("  %4d ranks: %s is not faster than ring softmax at 100,000,000 tokens\n", ranks, name_of(mechanism));
   else
-    std::printf("  %4d ranks: %s is faster than ring softmax from %s%s tokens on\n", ranks, name_of(mechanism),
-                model.is_at_least_tokens(tokens, ranks) ? "at most " : "", grouped(std::llround(tokens)).c_str());
+    std::printf("  %4d ranks: %s is faster than ring softmax from %s tokens on%s\n", ranks, name_of(mechanism),
+                grouped(std::llround(tokens)).c_str(), at_shortest ? " at the latest: pieces were no shorter" : "");
 }
 
 inline void print_extrapolation(const MachinesResults& results, const MachinesTable& table) {

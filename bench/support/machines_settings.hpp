@@ -83,10 +83,10 @@ inline MachinesSettings parse_machines(CLI::App& app, int count, char** words, i
   app.add_option("--csv", settings.csv, "every measured and every modelled time; machines.csv")->type_name("FILE");
   app.add_option("--json", settings.json, "the same with the machine and the model's numbers")->type_name("FILE");
   app.add_option("--repeats", settings.repeats, "of each call; 5 unless given")->type_name("R");
-  app.add_flag("--quick", settings.quick, "a rough answer: head size 32, 2048 and 8192 tokens, 3 repeats");
+  app.add_flag("--quick", settings.quick, "a rough answer: head size 32, 2048 to 8192 tokens, 3 repeats");
   app.parse(count, words);
   if (settings.tokens.empty())
-    settings.tokens = settings.quick ? std::vector<Index>{2048, 8192} : std::vector<Index>{4096, 16384, 32768};
+    settings.tokens = settings.quick ? std::vector<Index>{2048, 4096, 8192} : std::vector<Index>{4096, 16384, 32768};
   if (settings.dims.empty()) settings.dims = settings.quick ? std::vector<Index>{32} : std::vector<Index>{32, 64};
   if (settings.ranks.empty()) settings.ranks = doubled_ranks(started);
   if (app.get_option("--kv-heads")->empty()) settings.kv_heads = settings.heads;
