@@ -141,7 +141,7 @@ class Run {
     const Index shortest = *std::min_element(lengths.begin(), lengths.end());
     for (Index tokens = 16; tokens < shortest; tokens *= 2) lengths.push_back(tokens);
     bench::sort_once(lengths);
-    model.longest_is_factored = is_factored(model.shape, lengths.back());
+    model.longest_is_factored = is_all_factored(model.shape, lengths.back());
     for (const PieceMechanism mechanism : bench::piece_mechanisms)
       for (const Index tokens : lengths) {
         show(heading(model.shape, 1), "a piece of " + std::to_string(tokens));
@@ -151,6 +151,12 @@ class Run {
   static bool is_factored(const bench::MachinesShape& shape, Index tokens) {
     const csq::Shape call{tokens, tokens, shape.dim, shape.dim, 1, shape.heads, shape.kv_heads, true};
     return csq::used_method(csq::Csq{}, call, {.causal = true}) == csq::Method::factored;
+  }
+  // In every pass.
+  static bool is_all_factored(const bench::MachinesShape& shape, Index tokens) {
+    const csq::Shape call{tokens, tokens, shape.dim, shape.dim, 1, shape.heads, shape.kv_heads, true};
+    return is_factored(shape, tokens) &&
+           (!shape.backward || csq::used_backward_method(csq::Csq{}, call, {.causal = true}) == csq::Method::factored);
   }
   bench::PieceTime time_piece(MPI_Comm alone, const bench::MachinesShape& shape, PieceMechanism mechanism,
                               Index tokens) const {
