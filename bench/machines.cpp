@@ -72,7 +72,7 @@ class Run {
       bench::MachinesShape shape{dim, settings_.heads, settings_.kv_heads, summary_numbers(dim), settings_.backward};
       results_.tables.push_back({{shape, {}, true}, {}, 0});
       bench::MachinesTable& table = results_.tables.back();
-      on_first(1, [&](MPI_Comm ranks) { time_pieces(ranks, table.model); });
+      on_first(1, [&](MPI_Comm ranks) { time_pieces(ranks, peak, table.model); });
       for (const int count : settings_.ranks)
         on_first(count, [&](MPI_Comm ranks) { time_ranks(ranks, count, peak, table); });
     }
@@ -118,7 +118,7 @@ class Run {
   }
 
   // Of one rank. Short calls are repeated within a sample.
-  double median_seconds(MPI_Comm alone, const auto& call) const {
+  bench::Quartiles seconds_alone(MPI_Comm alone, const auto& call) const {
     constexpr double shortest = 0.002;
     call();
     const int count = static_cast<int>(std::clamp(shortest / bench::seconds_together(alone, call), 1.0, 1000.0));
@@ -129,11 +129,11 @@ class Run {
                                                   for (int i = 0; i < count; ++i) call();
                                                 }) /
                         count);
-    return bench::quartiles(seconds).median;
+    return bench::quartiles(seconds);
   }
 
   // On one rank: every length of piece, for the model; and shorter ones, as the crossover with many ranks is there.
-  void time_pieces(MPI_Comm alone, bench::MachinesModel& model) {
+  void time_pieces(MPI_Comm alone, const bench::PeakTogether& peak, bench::MachinesModel& model) {
     std::vector<Index> lengths;
     for (const Index tokens : settings_.tokens)
       for (const int count : settings_.ranks)
@@ -145,7 +145,7 @@ class Run {
     for (const PieceMechanism mechanism : bench::piece_mechanisms)
       for (const Index tokens : lengths) {
         show(heading(model.shape, 1), "a piece of " + std::to_string(tokens));
-        model.pieces[static_cast<int>(mechanism)].push_back(time_piece(alone, model.shape, mechanism, tokens));
+        model.pieces[static_cast<int>(mechanism)].push_back(time_piece(alone, peak, model.shape, mechanism, tokens));
       }
   }
   static bool is_factored(const bench::MachinesShape& shape, Index tokens) {
@@ -158,19 +158,30 @@ class Run {
     return is_factored(shape, tokens) &&
            (!shape.backward || csq::used_backward_method(csq::Csq{}, call, {.causal = true}) == csq::Method::factored);
   }
-  bench::PieceTime time_piece(MPI_Comm alone, const bench::MachinesShape& shape, PieceMechanism mechanism,
-                              Index tokens) const {
+  // Again where other programs show: all of the model rests on it.
+  bench::PieceTime time_piece(MPI_Comm alone, const bench::PeakTogether& peak, const bench::MachinesShape& shape,
+                              PieceMechanism mechanism, Index tokens) const {
     bench::Piece piece(shape, 0, tokens);
-    bench::PieceTime time{tokens, 0, 0};
+    bench::PieceTime time;
     // A piece that is served by a summary leaves it behind; one that is served directly has it made for the others.
     const bool leaves_summary = mechanism != PieceMechanism::ring_softmax && is_factored(shape, tokens);
     const double all = static_cast<double>(shape.heads + shape.kv_heads);
     const double share = leaves_summary ? static_cast<double>(shape.heads) / all : 1;
-    for (const bool causal : {true, false}) {
-      const double forward = median_seconds(alone, [&] { piece.forward(alone, mechanism, causal); });
-      const double backward =
-          shape.backward ? median_seconds(alone, [&] { piece.backward(alone, mechanism, causal); }) : 0;
-      (causal ? time.own : time.others) = (causal ? 1 : share) * forward + backward;
+    for (int attempt = 0; attempt < 3; ++attempt) {
+      bench::PieceTime next{tokens, 0, 0, false};
+      const auto note = [&](const bench::Quartiles& seconds) {
+        const bool fell = peak(alone, 1) < bench::least_peak_share * results_.together.front().peak;
+        next.disturbed = next.disturbed || fell || bench::scatter(seconds) > bench::most_scatter;
+        return seconds.median;
+      };
+      for (const bool causal : {true, false}) {
+        const double forward = note(seconds_alone(alone, [&] { piece.forward(alone, mechanism, causal); }));
+        const double backward =
+            shape.backward ? note(seconds_alone(alone, [&] { piece.backward(alone, mechanism, causal); })) : 0;
+        (causal ? next.own : next.others) = (causal ? 1 : share) * forward + backward;
+      }
+      time = next;
+      if (!time.disturbed) break;
     }
     return time;
   }

@@ -52,6 +52,7 @@ inline Link fit_link(const std::vector<LinkSample>& samples) {
 struct PieceTime {
   Index tokens = 0;
   double own = 0, others = 0;
+  bool disturbed = false;  // other programs showed, each time that it was tried
 };
 
 inline PieceTime piece_time_at(PieceMechanism mechanism, const std::vector<PieceTime>& by_rising_tokens,
@@ -96,6 +97,13 @@ struct MachinesModel {
   std::vector<PieceTime> pieces[3];  // of each mechanism, by rising tokens
   // CSQ's longest piece is served by a summary. One that is served directly says nothing of a longer one's cost.
   bool longest_is_factored = true;
+
+  int disturbed_pieces() const {
+    int count = 0;
+    for (const std::vector<PieceTime>& of_mechanism : pieces)
+      for (const PieceTime& piece : of_mechanism) count += piece.disturbed;
+    return count;
+  }
 
   // `reach`: R where each rank has a core of its own.
   ModelTime time(PieceMechanism mechanism, Index tokens, int ranks, const Link& link, double reach) const {

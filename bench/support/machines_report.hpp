@@ -136,17 +136,21 @@ inline void print_notes(const MachinesResults& results) {
   if (results.together.back().ranks > results.machine.cores)
     std::printf("  Ranks share %d core%s here: more of them bring no speed, and wait for each other.\n",
                 results.machine.cores, results.machine.cores == 1 ? "" : "s");
-  int disturbed = 0, numbers = 0;
-  for (const MachinesTable& table : results.tables)
+  int disturbed = 0, numbers = 0, pieces = 0;
+  for (const MachinesTable& table : results.tables) {
+    pieces += table.model.disturbed_pieces();
     for (const MachinesTime& time : table.times) {
       ++numbers;
       disturbed += results.disturbance_of(time) != Disturbance::none;
     }
-  if (disturbed > 0)
+  }
+  if (disturbed + pieces > 0)
     std::printf(
-        "\nBUSY: %d of %d times. Ranks reached less than %.2f times one's FMA peak for each further core, or it fell\n"
-        "below %.2f of its best beside these calls, or the quartiles lay further apart than %.2f of the median.\n",
-        disturbed, numbers, least_gain, least_peak_share, most_scatter);
+        "\nBUSY: %d of %d times, and %d pieces that the model rests on. Ranks reached less than %.2f times one's FMA\n"
+        "peak for each further core, or it fell below %.2f of its best beside these calls, or the quartiles lay "
+        "further\n"
+        "apart than %.2f of the median.\n",
+        disturbed, numbers, pieces, least_gain, least_peak_share, most_scatter);
   else
     std::printf("\nQuiet enough to judge: at no time did other programs show.\n");
 }

@@ -175,7 +175,10 @@ inline std::string json_of(const MachinesResults& results) {
     for (const PieceMechanism mechanism : piece_mechanisms) {
       Json pieces = Json::array();
       for (const PieceTime& piece : table.model.pieces[static_cast<int>(mechanism)])
-        pieces.push_back({{"tokens", piece.tokens}, {"own_ms", piece.own * 1e3}, {"others_ms", piece.others * 1e3}});
+        pieces.push_back({{"tokens", piece.tokens},
+                          {"own_ms", piece.own * 1e3},
+                          {"others_ms", piece.others * 1e3},
+                          {"disturbed", piece.disturbed}});
       entry["pieces"][key_of(mechanism)] = pieces;
     }
     entry["times"] = Json::array();
