@@ -13,15 +13,18 @@ namespace bench {
 
 class Piece {
  public:
-  Piece(const MachinesShape& shape, Index first, Index tokens) : shape_(shape), tokens_(tokens) {
-    fill(q_, shape.heads, first, 1);
-    fill(k_, shape.kv_heads, first, 2);
-    fill(v_, shape.kv_heads, first, 3);
+  Piece(const MachinesShape& shape, Index first, Index tokens) : Piece(shape, first, tokens, tokens) {}
+  // Of other keys than its queries': for calls without a mask.
+  Piece(const MachinesShape& shape, Index first, Index tokens, Index keys)
+      : shape_(shape), tokens_(tokens), keys_(keys) {
+    fill(q_, shape.heads, tokens, first, 1);
+    fill(k_, shape.kv_heads, keys, first, 2);
+    fill(v_, shape.kv_heads, keys, first, 3);
     out_.resize(q_.size());
     fill_gates(first);
     normalizer_.resize(static_cast<std::size_t>(shape.heads * tokens));
     if (!shape.backward) return;
-    fill(dout_, shape.heads, first, 4);
+    fill(dout_, shape.heads, tokens, first, 4);
     dq_.resize(q_.size());
     dk_.resize(k_.size());
     dv_.resize(v_.size());
@@ -87,7 +90,7 @@ class Piece {
     csq::Options options{.causal = causal, .method = method, .threads = 1};
     options.workspace = &workspace_;
     if (mechanism == PieceMechanism::gated_csq && causal)
-      options.log_gate = csq::Heads<const float>(gates_.data(), {1, shape_.kv_heads, tokens_, 1});
+      options.log_gate = csq::Heads<const float>(gates_.data(), {1, shape_.kv_heads, keys_, 1});
     return options;
   }
 
@@ -96,12 +99,12 @@ class Piece {
     const auto place = (array * 4096 + static_cast<std::uint64_t>(head)) << 30;
     return (place + static_cast<std::uint64_t>(token)) * 512;
   }
-  void fill(std::vector<float>& values, Index heads, Index first, std::uint64_t array) const {
-    values.resize(static_cast<std::size_t>(heads * tokens_ * shape_.dim));
+  void fill(std::vector<float>& values, Index heads, Index tokens, Index first, std::uint64_t array) const {
+    values.resize(static_cast<std::size_t>(heads * tokens * shape_.dim));
     for (Index h = 0; h < heads; ++h)
-      for (Index t = 0; t < tokens_; ++t) {
+      for (Index t = 0; t < tokens; ++t) {
         NormalNumbers numbers(seed(array, h, first + t));
-        float* const row = values.data() + (h * tokens_ + t) * shape_.dim;
+        float* const row = values.data() + (h * tokens + t) * shape_.dim;
         for (Index a = 0; a < shape_.dim; a += 2) {
           const std::array<float, 2> pair = numbers.next();
           row[a] = pair[0];
@@ -111,11 +114,11 @@ class Piece {
   }
   // As mild_gates, of inputs.hpp.
   void fill_gates(Index first) {
-    gates_.resize(static_cast<std::size_t>(shape_.kv_heads * tokens_));
+    gates_.resize(static_cast<std::size_t>(shape_.kv_heads * keys_));
     for (Index h = 0; h < shape_.kv_heads; ++h)
-      for (Index t = 0; t < tokens_; ++t) {
+      for (Index t = 0; t < keys_; ++t) {
         const float x = std::abs(NormalNumbers(seed(5, h, first + t)).next()[0]);
-        gates_[static_cast<std::size_t>(h * tokens_ + t)] = -x * x * x / 10;
+        gates_[static_cast<std::size_t>(h * keys_ + t)] = -x * x * x / 10;
       }
   }
 
@@ -123,22 +126,25 @@ class Piece {
   csq::Heads<T> view(T* data, Index heads, Index dim) const {
     return {data, {1, heads, tokens_, dim}};
   }
+  template <class T>
+  csq::Heads<T> key_view(T* data, Index dim) const {
+    return {data, {1, shape_.kv_heads, keys_, dim}};
+  }
   csq::Heads<const float> q() const { return view<const float>(q_.data(), shape_.heads, shape_.dim); }
-  csq::Heads<const float> k() const { return view<const float>(k_.data(), shape_.kv_heads, shape_.dim); }
-  csq::Heads<const float> v() const { return view<const float>(v_.data(), shape_.kv_heads, shape_.dim); }
+  csq::Heads<const float> k() const { return key_view<const float>(k_.data(), shape_.dim); }
+  csq::Heads<const float> v() const { return key_view<const float>(v_.data(), shape_.dim); }
   csq::Heads<const float> dout() const { return view<const float>(dout_.data(), shape_.heads, shape_.dim); }
   csq::Heads<float> out() { return view(out_.data(), shape_.heads, shape_.dim); }
   csq::Heads<float> normalizer() { return view(normalizer_.data(), shape_.heads, 1); }
   csq::Gradients<float> gradients(PieceMechanism mechanism, bool causal) {
-    csq::Gradients<float> gradients{view(dq_.data(), shape_.heads, shape_.dim),
-                                    view(dk_.data(), shape_.kv_heads, shape_.dim),
-                                    view(dv_.data(), shape_.kv_heads, shape_.dim)};
-    if (mechanism == PieceMechanism::gated_csq && causal) gradients.log_gate = view(dgates_.data(), shape_.kv_heads, 1);
+    csq::Gradients<float> gradients{view(dq_.data(), shape_.heads, shape_.dim), key_view(dk_.data(), shape_.dim),
+                                    key_view(dv_.data(), shape_.dim)};
+    if (mechanism == PieceMechanism::gated_csq && causal) gradients.log_gate = key_view(dgates_.data(), 1);
     return gradients;
   }
 
   MachinesShape shape_;
-  Index tokens_;
+  Index tokens_, keys_;
   std::vector<float> q_, k_, v_, gates_, out_, normalizer_, dout_, dq_, dk_, dv_, dgates_;
   csq::Workspace workspace_;
 };
