@@ -84,7 +84,8 @@ send, and what would more of them do, by a model that is checked here?
   --heads H          query heads; 2 unless given
   --kv-heads H       key heads; as many as query heads unless given
   --backward         forward and backward together
-  --csv FILE         every measured and every modelled time, the plot beside it; build/machines/machines.csv unless given
+  --csv FILE         every measured and every modelled time, the plot beside it; build/machines/machines.csv unless
+                     given. Ctrl-C ends the run: what was finished is in FILE.unfinished
   --json FILE        the same with the machine and the model's numbers
   --repeats R        of each call; 5 unless given
 

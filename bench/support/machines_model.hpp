@@ -7,9 +7,10 @@
 //
 // own: a causal call on a piece of n/R tokens; others: the same piece through the summary of other tokens, or with
 // another piece's keys, which is a call without a mask (where pieces are short, with many pieces' keys at once, over
-// their number: the cost of making a call comes once). Ranks that share cores reach `reach` times one rank's speed
-// together, so that compute is at least what all of them do over that. A piece that is longer or shorter than all that
-// were measured costs CSQ in proportion, softmax with the square.
+// their number: the cost of making a call comes once). Gates need a mask, so that gated CSQ's others are timed without.
+// Ranks that share cores reach `reach` times one rank's speed together, so that compute is at least what all of them do
+// over that. A piece that is longer or shorter than all that were measured costs CSQ in proportion, softmax with the
+// square.
 //
 // Left out, on both sides: messages that are under way while a rank computes, and the adding of what has come.
 #pragma once
