@@ -1,15 +1,16 @@
 #!/bin/sh
 # Measures at which sequence length O(n·d³) attention overtakes O(n²·d) on this machine; with --decode, what one token
-# costs when decoding, against the context.
+# costs when decoding, against the context; with --machines, what attention over the ranks of MPI costs.
 #
 #   sh bench/run.sh [--install] [options of crossover, such as --dims 64 --threads 1]
 #   sh bench/run.sh --decode [--install] [options of decode, such as --max-context 65536]
-#   sh bench/run.sh [--decode] --help
+#   sh bench/run.sh --machines [--install] [options of machines, such as --ranks 1,2,4 --tokens 16384]
+#   sh bench/run.sh [--decode|--machines] --help
 #
 # --install first installs what is missing, as root or through sudo; without it nothing is installed, and if something is
 # missing the line that installs it is printed. The table is printed; crossover.csv and, where matplotlib is there,
-# crossover.png are left in build/crossover (decode.csv and decode.png in build/decode), or where --csv says. Ctrl-C ends
-# the measurement and keeps what is finished.
+# crossover.png are left in build/crossover (decode.csv and decode.png in build/decode, and so on), or where --csv says.
+# Ctrl-C ends the measurement and keeps what is finished (of machines in machines.csv.unfinished).
 #
 # What is built goes to build; to CSQ_BUILD_DIR where that is set; and where the project's folder cannot be written, to
 # a cache or temporary folder, which is said.
@@ -21,6 +22,7 @@ sh bench/run.sh [--install] [options]: from which sequence length is O(n*d^3) at
 
   --decode           another question: what does one token cost when decoding, against the context? --decode --help
                      lists its options
+  --machines         another one: what does attention over the ranks of MPI cost? --machines --help lists its options
   --install          first install what is missing (apt-get)
   --quick            a rough answer in seconds: 3 repeats, head sizes 16, 32, 64
   --dims D,D,...     head sizes d of queries and keys; 16,32,64,128 unless given
@@ -69,10 +71,33 @@ CSQ_BUILD_DIR=FOLDER builds there instead of in build.
 END
 }
 
+usage_of_machines() {
+  cat <<'END'
+sh bench/run.sh --machines [--install] [options]: what does causal attention over the ranks of MPI cost, what do they
+send, and what would more of them do, by a model that is checked here?
+
+  --install          first install what is missing (apt-get), Open MPI included
+  --quick            a rough answer in half a minute: head size 32, 2048 to 8192 tokens, 3 repeats
+  --tokens N,N,...   of the whole sequence; 4096,16384,32768 unless given
+  --ranks R,R,...    that share it, processes of this machine; 1,2,4,8 unless given; 1 always is
+  --dims D,D,...     head sizes d of queries, keys and values; 32,64 unless given
+  --heads H          query heads; 2 unless given
+  --kv-heads H       key heads; as many as query heads unless given
+  --backward         forward and backward together
+  --csv FILE         every measured and every modelled time, the plot beside it; build/machines/machines.csv unless
+                     given. Ctrl-C ends the run: what was finished is in FILE.unfinished
+  --json FILE        the same with the machine and the model's numbers
+  --repeats R        of each call; 5 unless given
+
+On several machines: mpirun -n R --hostfile FILE build/release/bench/machines [options].
+CSQ_BUILD_DIR=FOLDER builds there instead of in build.
+END
+}
+
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 . "$root/tests/packages.sh"
 
-# What this script itself has to know; everything else is crossover's or decode's.
+# What this script itself has to know; everything else is the program's.
 program=crossover
 target=crossover
 plotter=plot.py
@@ -80,6 +105,7 @@ usage=usage
 mode=--check
 help=
 csv=
+ranks=
 previous=
 left=$#
 while [ "$left" -gt 0 ]; do
@@ -94,10 +120,22 @@ while [ "$left" -gt 0 ]; do
       plotter=plot_decode.py
       usage=usage_of_decode
       ;;
+    --machines)
+      program=machines
+      target=machines
+      plotter=plot_machines.py
+      usage=usage_of_machines
+      ;;
     --install) mode=--install ;;
     *)
-      case $argument in --csv=*) csv=${argument#--csv=} ;; esac
-      if [ "$previous" = --csv ]; then csv=$argument; fi
+      case $argument in
+        --csv=*) csv=${argument#--csv=} ;;
+        --ranks=*) ranks=${argument#--ranks=} ;;
+      esac
+      case $previous in
+        --csv) csv=$argument ;;
+        --ranks) ranks=$argument ;;
+      esac
       set -- "$@" "$argument"
       ;;
   esac
@@ -114,7 +152,23 @@ need_command make make
 need_file libeigen3-dev include/eigen3/Eigen/Core
 need_file libcli11-dev include/CLI/CLI.hpp
 need_file nlohmann-json3-dev include/nlohmann/json.hpp
+if [ "$program" = machines ]; then
+  need_file libopenmpi-dev include/mpi.h 'lib/*/openmpi/include/mpi.h' 'include/*/mpi.h'
+  need_command openmpi-bin mpirun
+fi
 install_missing $mode
+
+# A process a rank, as many as the largest number of --ranks. As root too, as in containers, and with more ranks than
+# cores: Open MPI refuses both unless it is told (4 and 5).
+launcher=
+if [ "$program" = machines ]; then
+  processes=$(printf '%s\n' "${ranks:-8}" | tr ',' '\n' | sort -n | tail -n 1)
+  case $processes in *[!0-9]* | '' | 0) processes=8 ;; esac # which machines says
+  launcher="mpirun -n $processes"
+  export OMP_NUM_THREADS=1
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+  export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
+fi
 
 # A Python that has matplotlib: the first on the path need not be the one that the system's packages serve.
 find_plotting_python() {
@@ -170,7 +224,8 @@ stop() {
   if [ -n "$running" ]; then kill -TERM "$running" 2>/dev/null || true; fi
 }
 trap stop INT TERM HUP
-"$build/release/bench/$program" "$@" &
+# Unquoted: several words, or none.
+$launcher "$build/release/bench/$program" "$@" &
 running=$!
 status=0
 wait "$running" || status=$?

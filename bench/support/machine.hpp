@@ -27,11 +27,9 @@ inline std::string processor_name() {
   return "unknown processor";
 }
 
-// Cores that this process may run on. Processors that share one (hyper-threads) count once, where the system tells;
-// a virtual machine may not.
-inline int usable_cores() {
-  cpu_set_t usable;
-  if (sched_getaffinity(0, sizeof usable, &usable) != 0) return 1;
+// Cores of these processors. Those that share one (hyper-threads) count once, where the system tells; a virtual machine
+// may not.
+inline int cores_of(const cpu_set_t& usable) {
   std::set<std::string> cores;
   for (std::size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &usable)) continue;
@@ -41,6 +39,12 @@ inline int usable_cores() {
     cores.insert(std::getline(file, siblings) ? siblings : name);
   }
   return std::max(1, static_cast<int>(cores.size()));
+}
+
+// That this process may run on.
+inline int usable_cores() {
+  cpu_set_t usable;
+  return sched_getaffinity(0, sizeof usable, &usable) == 0 ? cores_of(usable) : 1;
 }
 
 }  // namespace bench

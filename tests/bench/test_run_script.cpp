@@ -7,6 +7,11 @@
 #include "../catch.hpp"
 #include "program.hpp"
 
+#ifndef CSQ_MACHINES  // without MPI
+#define CSQ_MACHINES "/nonexistent"
+#define CSQ_NO_MACHINES
+#endif
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -23,12 +28,15 @@ class Checkout {
       fs::create_directories(folder_.file(folder));
     fs::copy_file(project / "bench/run.sh", script());
     fs::copy_file(project / "tests/packages.sh", folder_.file("tests/packages.sh"));
-    for (const char* header : {"eigen3/Eigen/Core", "CLI/CLI.hpp", "nlohmann/json.hpp"})
+    for (const char* header : {"eigen3/Eigen/Core", "CLI/CLI.hpp", "nlohmann/json.hpp", "mpi.h"})
       folder_.file(std::string("prefix/include/") + header, "");
-    // Writes down that it was called, and "builds" crossover and decode where it is told to configure.
+    // Writes down that it was called, and "builds" the programs where it is told to configure.
     command("cmake", "echo \"$@\" >>'" + folder_.file("built") +
                          "'\nif [ \"$3\" = -B ]; then mkdir -p \"$4/bench\" && ln -sf " CSQ_CROSSOVER
-                         " \"$4/bench/crossover\" && ln -sf " CSQ_DECODE " \"$4/bench/decode\"; fi");
+                         " \"$4/bench/crossover\" && ln -sf " CSQ_DECODE " \"$4/bench/decode\" && ln -sf " CSQ_MACHINES
+                         " \"$4/bench/machines\"; fi");
+    // One rank alone, which is what a program is that nobody has launched.
+    command("mpirun", "echo \"$1 $2\" >>'" + folder_.file("launched") + "'\nshift 2\nexec \"$@\"");
     command("python3", "case $1 in -c) ;; *) echo \"$2\" >\"$3\" ;; esac");
     command("make", "");
     command("c++", "");
@@ -107,6 +115,9 @@ TEST_CASE("--help builds nothing and names every option") {
   };
   check_options(CSQ_CROSSOVER, {}, 16);
   check_options(CSQ_DECODE, {"--decode"}, 10);
+#ifndef CSQ_NO_MACHINES
+  check_options(CSQ_MACHINES, {"--machines"}, 10);
+#endif
 }
 
 TEST_CASE("the plot goes where the CSV goes") {
@@ -148,6 +159,26 @@ TEST_CASE("--decode builds and runs decode, and has files and a plot of its own"
   CHECK(contents(checkout.file("mine.png")) == checkout.file("mine.csv") + "\n");
   check_last_line(elsewhere.output, checkout.file("mine.csv"));
 }
+
+#ifndef CSQ_NO_MACHINES
+TEST_CASE("--machines launches a process for each of the most ranks that are asked for") {
+  const Checkout checkout;
+  Words words{"sh", checkout.script(), "--machines", "--dims", "8", "--tokens", "64", "--repeats", "1"};
+  const Finished finished = run(checkout.folder(), words, checkout.environment());
+  INFO(finished.error);
+  CHECK(finished.exit_code == 0);
+  CHECK(holds(contents(checkout.file("built")), "--target machines"));
+  CHECK(contents(checkout.file("launched")) == "-n 8\n");
+  CHECK(holds(finished.output, "csq machines: what does causal attention over ranks cost"));
+  CHECK(contents(checkout.file("build/machines/machines.png")) == checkout.file("build/machines/machines.csv") + "\n");
+  check_last_line(finished.output, checkout.file("build/machines/machines.csv"));
+
+  words.insert(words.end(), {"--ranks", "1,16,4"});
+  const Finished refused = run(checkout.folder(), words, checkout.environment());
+  CHECK(refused.exit_code == 2);
+  CHECK(contents(checkout.file("launched")) == "-n 8\n-n 16\n");
+}
+#endif
 
 TEST_CASE("a wrong argument leaves the old numbers and their plot") {
   const Checkout checkout;
