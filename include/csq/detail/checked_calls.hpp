@@ -58,19 +58,7 @@ void attention_backward_checked(const ResolvedMechanism& mechanism, BackwardProb
                                 const Options& options) {
   Problem<T>& p = problem.forward;
   p.weight = mechanism.weight;
-  check_held<T>(p.weight);
-  check_inputs(p);
-  const Heads<const T> output_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), p.value.dim()});
-  const Heads<const T> normalizer_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), 1});
-  check_shape_like("out", problem.output, "the output of this call", output_like);
-  check_shape_like("normalizer", problem.normalizer, "the normaliser of this call", normalizer_like);
-  check_shape_like("dout", problem.output_gradient, "out", output_like);
-  const StoredGradients<T>& gradients = problem.gradients;
-  check_shape_like("dq", gradients.query, "q", p.query);
-  check_shape_like("dk", gradients.key, "k", p.key);
-  check_shape_like("dv", gradients.value, "v", p.value);
-  const auto outputs = gradient_footprints(problem);
-  check_gradients_apart(problem, outputs, options);
+  const auto outputs = check_backward_arrays(problem, options);
   if (is_packed(options)) {
     check_packed(p, options);
     check_packed_views<T>(outputs, p, options);

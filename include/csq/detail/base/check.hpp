@@ -52,17 +52,21 @@ class MessagePart {
   Index size_;  // of the text, or which number it is
 };
 
-// Throws std::invalid_argument("csq: " + parts). Where exceptions are switched off nobody can go on from an error: the
-// sentence goes to standard error and the program ends.
-[[noreturn]] inline void throw_invalid_argument(const MessagePart* parts, std::size_t count) {
-  std::string message = "csq: ";
-  for (std::size_t i = 0; i < count; ++i) parts[i].append_to(message);
+// Throws std::invalid_argument(message). Where exceptions are switched off nobody can go on from an error: the sentence
+// goes to standard error and the program ends.
+[[noreturn]] inline void throw_invalid_argument(const std::string& message) {
 #ifdef __cpp_exceptions
   throw std::invalid_argument(message);
 #else
   std::fprintf(stderr, "%s\n", message.c_str());
   std::abort();
 #endif
+}
+// The same of "csq: " + parts.
+[[noreturn]] inline void throw_invalid_argument(const MessagePart* parts, std::size_t count) {
+  std::string message = "csq: ";
+  for (std::size_t i = 0; i < count; ++i) parts[i].append_to(message);
+  throw_invalid_argument(message);
 }
 
 // The same. By value, so that text of any length is one type, and out of line: there are many checks, and a program

@@ -64,4 +64,24 @@ void check_gradients_of_options(const BackwardProblem<T>& problem) {
           p.sink.size());
 }
 
+// The arrays of a call, less what its options bring; their footprints, of what is written.
+template <class T>
+auto check_backward_arrays(const BackwardProblem<T>& problem, const Options& options) {
+  const Problem<T>& p = problem.forward;
+  check_held<T>(p.weight);
+  check_inputs(p);
+  const Heads<const T> output_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), p.value.dim()});
+  const Heads<const T> normalizer_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), 1});
+  check_shape_like("out", problem.output, "the output of this call", output_like);
+  check_shape_like("normalizer", problem.normalizer, "the normaliser of this call", normalizer_like);
+  check_shape_like("dout", problem.output_gradient, "out", output_like);
+  const StoredGradients<T>& gradients = problem.gradients;
+  check_shape_like("dq", gradients.query, "q", p.query);
+  check_shape_like("dk", gradients.key, "k", p.key);
+  check_shape_like("dv", gradients.value, "v", p.value);
+  const auto outputs = gradient_footprints(problem);
+  check_gradients_apart(problem, outputs, options);
+  return outputs;
+}
+
 }  // namespace CSQ_CODE::detail

@@ -76,15 +76,7 @@ std::string sentence_of(const Check& check, bool& has_memory) {
 }
 
 // An error that is not, or not alone, this rank's own.
-[[noreturn]] inline void refuse_on_all(const std::string& sentence) {
-  const std::string message = "csq::mpi: " + sentence;
-#ifdef __cpp_exceptions
-  throw std::invalid_argument(message);
-#else
-  std::fprintf(stderr, "%s\n", message.c_str());
-  std::abort();
-#endif
-}
+[[noreturn]] inline void refuse_on_all(const std::string& sentence) { throw_invalid_argument("csq::mpi: " + sentence); }
 
 // The statements of all ranks; check(statement) fills in this rank's, or throws.
 template <class Check>

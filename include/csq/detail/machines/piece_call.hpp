@@ -89,18 +89,7 @@ void check_forward_piece(Problem<T>& p, const ResolvedMechanism& mechanism, cons
 template <class T>
 void check_backward_piece(BackwardProblem<T>& problem, const ResolvedMechanism& mechanism, const Options& options) {
   Problem<T>& p = problem.forward;
-  check_held<T>(p.weight);
-  check_inputs(p);
-  const Heads<const T> output_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), p.value.dim()});
-  const Heads<const T> normalizer_like(nullptr, {p.query.batch(), p.query.heads(), p.query.tokens(), 1});
-  check_shape_like("out", problem.output, "the output of this call", output_like);
-  check_shape_like("normalizer", problem.normalizer, "the normaliser of this call", normalizer_like);
-  check_shape_like("dout", problem.output_gradient, "out", output_like);
-  check_shape_like("dq", problem.gradients.query, "q", p.query);
-  check_shape_like("dk", problem.gradients.key, "k", p.key);
-  check_shape_like("dv", problem.gradients.value, "v", p.value);
-  const auto outputs = gradient_footprints(problem);
-  check_gradients_apart(problem, outputs, options);
+  const auto outputs = check_backward_arrays(problem, options);
   resolve_piece(p, mechanism, options);
   check_gradients_of_options(problem);
   check_apart_from_views<T>(outputs, p);
